@@ -1,0 +1,93 @@
+"""Prompt tokens that live in a space of rank r, and their keys and values in r + 1 numbers.
+
+A token is x = Bp u with a basis Bp (d_t, r) shared by the whole layer and coordinates u (r numbers). In a
+pre-norm block its keys need LayerNorm(x), and of x LayerNorm needs only the variance, a quadratic form in u:
+
+    Bc = (I - 11'/d_t) Bp                         centred basis
+    sigma^2 = u' G u + eps,   G = Bc' Bc / d_t    variance of the token
+    k = W_k (gamma * Bc u / sigma + beta) + b_k = [W_k diag(gamma) Bc , W_k beta + b_k] . [u / sigma ; 1]
+                                                   `------------- P_k (d_t, r+1) ------'   `---- w ----'
+
+so the score q . k is (q P_k) . w, in r + 1 numbers a head, and the values mix as P_v (sum_p a_p w_p). In a
+post-norm block keys read x itself: w = [u ; 1] and P_k = [W_k Bp, b_k].
+"""
+
+import torch
+import torch.nn.functional as F
+
+from .attention import contract
+
+
+class LowRank:
+    """Tokens Bp u: coordinates u (b, c, P, r), basis Bp (d_t, r)."""
+
+    def __init__(self, u, basis):
+        self.u, self.basis = u, basis
+
+    @property
+    def shape(self):
+        """(b, c, P, d_t) of the tokens it stands for."""
+        return (*self.u.shape[:3], self.basis.shape[0])
+
+    def dense(self):
+        """(b, c, P, d_t)."""
+        return F.linear(self.u, self.basis)
+
+    def narrow(self, images, classes):
+        return LowRank(narrow(self.u, images, classes), self.basis)
+
+
+def narrow(x, images, classes):
+    """The part of (b, c, ...) at the given slices; axes of size 1 are shared and stay."""
+    x = x[images] if x.shape[0] > 1 else x
+    return x[:, classes] if x.shape[1] > 1 else x
+
+
+class RankMap:
+    """The maps P_k, P_v (h, e, r + 1) of one block and one basis."""
+
+    def __init__(self, block, basis):
+        self.pre = block.norm == "pre"
+        if self.pre:
+            centred = basis - basis.mean(0)  # Bc (d_t, r)
+            self.gram = centred.mT @ centred / basis.shape[0]  # G (r, r)
+            self.eps = block.ln1.eps
+            columns = torch.cat([block.ln1.weight[:, None] * centred, block.ln1.bias[:, None]], dim=1)
+        else:
+            columns = F.pad(basis, (0, 1))
+        self.key = self._through(block.k, columns, block.heads)
+        self.value = self._through(block.v, columns, block.heads)
+
+    @staticmethod
+    def _through(linear, columns, heads):
+        weight = linear.weight.to(columns.dtype)
+        out = weight @ columns  # (d_t, r + 1)
+        if linear.bias is not None:
+            out = torch.cat([out[:, :-1], (out[:, -1] + linear.bias.to(out.dtype))[:, None]], dim=1)
+        return out.unflatten(0, (heads, -1))  # (h, e, r + 1)
+
+    def weights(self, u):
+        """w (b, c, P, r + 1) of coordinates u (b, c, P, r)."""
+        if self.pre:
+            variance = (u * (u @ self.gram.to(u.dtype))).sum(-1, keepdim=True)
+            u = u * torch.rsqrt(variance + self.eps)
+        return F.pad(u, (0, 1), value=1.0)
+
+
+class RankKV:
+    """Keys and values of low-rank tokens, never written out in d_t numbers."""
+
+    def __init__(self, u, rank_map):
+        self.map = rank_map
+        self.w = rank_map.weights(u)
+
+    def scores(self, q, memo):
+        """q (b, c, s, h, e) -> (b', c', h, s, P); q P_k is shared by the groups of one map."""
+        if self.map not in memo:
+            memo[self.map] = torch.einsum("bcshe,hen->bcshn", q, self.map.key.to(q.dtype))
+        return contract("shn,pn->hsp", memo[self.map], self.w.to(q.dtype))
+
+    def mix(self, a):
+        """a (b, c, h, s, P) -> (b', c', s, h, e)."""
+        mixed = contract("hsp,pn->shn", a, self.w.to(a.dtype))
+        return torch.einsum("bcshn,hen->bcshe", mixed, self.map.value.to(a.dtype))

@@ -1,0 +1,251 @@
+"""The text tower: encodes PromptSequences of any CLIP family, computing only what the feature depends on.
+
+    live tokens     have a state in every layer: start, name, '.', end - and prompts past the deepest level
+    prompt tokens   that the next layer overwrites: keys and values only, no query, no MLP
+    causal towers   a token group depends on what stands before it: groups shared by all classes or images
+                    stay shared; nothing after the end token is computed; the last layer has one query
+    padding         bidirectional towers mask it (BERT) or keep it (SigLIP), as the family declares
+
+`tests/oracle/plain_text.py` is the same mathematics written out at full length.
+"""
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from dassl.utils.errors import UserError
+
+from .attention import DenseKV, attend
+from .prompt import Frame
+from .rank import LowRank, RankKV, RankMap
+
+# Tokens whose layer states are kept at once (times width): 8192 tokens of width 512, about 2.5 GiB over 12 layers
+# in training. A larger (image, class) grid runs in pieces that are recomputed in backward.
+TOKENS_AT_ONCE = 2**22
+
+
+class TextTower(nn.Module):
+    """Text side of a PromptableCLIP over TextParts (the family's blocks, embeddings and facts)."""
+
+    def __init__(self, parts):
+        super().__init__()
+        self.blocks = nn.ModuleList(parts.blocks)
+        self.token_embedding = parts.token_embedding
+        self.position = parts.position
+        self.type_embedding = parts.type_embedding
+        self.embed_norm = parts.embed_norm
+        self.final_norm = parts.final_norm
+        self.project = parts.project
+        self.tokenizer = parts.tokenizer
+        self.causal, self.pad_masked, self.pooled = parts.causal, parts.pad_masked, parts.pooled
+        self.context_length, self.starts, self.pad_id = parts.context_length, parts.starts, parts.pad_id
+        self.heads = parts.heads
+
+    @property
+    def width(self):
+        return self.token_embedding.embedding_dim
+
+    @property
+    def cut_at_end(self):
+        """Whether tokens after the end token cannot matter."""
+        return self.causal or self.pad_masked
+
+    # ---- strings -> tokens
+
+    def tokenize(self, texts, limit=True):
+        """Ids (C, T) and the index of the last real token (C,).
+
+        Raises:
+            UserError: a text longer than the context (only with `limit`), naming it.
+        """
+        width = max(self.context_length, 512)
+        ids = self.tokenizer(list(texts), context_length=width)
+        last = ids.argmax(-1) if self.pooled == "eos" else (ids != self.pad_id).sum(-1) - 1
+        if self.pooled == "last":  # the end token may be the padding token itself
+            last = last.clamp(min=0)
+        if limit and int(last.max()) >= self.context_length:
+            worst = int(last.argmax())
+            raise UserError(
+                f"text {texts[worst]!r} has {int(last[worst]) + 1} tokens, the text tower takes {self.context_length}"
+            )
+        return (ids[:, : self.context_length] if limit else ids), last
+
+    def embed(self, ids):
+        """(C, T) -> (C, T, d_t), no positions added."""
+        return self.token_embedding(ids.to(self.token_embedding.weight.device))
+
+    def embed_words(self, phrase):
+        """Embeddings (n, d_t) of a phrase's own tokens, without start and end: the classical CTX_INIT."""
+        ids, last = self.tokenize([phrase])
+        return self.embed(ids[0, int(self.starts) : int(last[0])]).detach().clone().float()
+
+    def frame(self, tails, lengths=(), **kwargs):
+        """A Frame over this tower, on its device (see backbones.prompt)."""
+        return Frame(self, tails, lengths, **kwargs).to(self.position.device)
+
+    # ---- tokens -> features
+
+    def encode_strings(self, texts, batch=256):
+        """Features (C, d) of plain sentences, not normalised."""
+        texts = list(texts)
+        parts = [self.encode(self.frame(texts[i : i + batch]).fill()) for i in range(0, len(texts), batch)]
+        return torch.cat(parts)
+
+    def encode(self, prompts, chunk=None):
+        """Features of a PromptSequence, not normalised.
+
+        Args:
+            prompts: PromptSequence.
+            chunk: (image, class) pairs at once; default from the shapes alone.
+
+        Returns:
+            (C, d), or (B, C, d) if any token depends on the image.
+        """
+        images, classes = prompts.grid
+        pieces = self._pieces(prompts, chunk)
+        if len(pieces) == 1 and len(pieces[0]) == 1:
+            features = self._encode(prompts)
+        else:
+            rows = [torch.cat([self._encode_lean(prompts.narrow(*at)) for at in row], dim=1) for row in pieces]
+            features = torch.cat(rows)
+        return features if images > 1 else features[0]
+
+    def _pieces(self, prompts, chunk):
+        """Rows of (image slice, class slice) that cover the grid, each at most `chunk` pairs."""
+        images, classes = prompts.grid
+        if chunk is None:
+            chunk = max(1, TOKENS_AT_ONCE // (self.width * prompts.live_tokens))
+        c = min(classes, chunk)
+        b = max(1, chunk // c)
+        return [
+            [(slice(i, min(i + b, images)), slice(j, min(j + c, classes))) for j in range(0, classes, c)]
+            for i in range(0, images, b)
+        ]
+
+    def _encode_lean(self, prompts):
+        if torch.is_grad_enabled():
+            return checkpoint(self._encode, prompts, use_reentrant=False)
+        return self._encode(prompts)
+
+    def _encode(self, prompts):
+        """(b, c, d) of one piece."""
+        segments = prompts.segments
+        where, index = prompts.pooled
+        final = len(self.blocks) - 1
+        states = [self._enter(s) for s in segments]
+        biases = {}
+        for i, block in enumerate(self.blocks):
+            if i:
+                states = [s.levels[i] if i < s.depth else x for s, x in zip(segments, states)]
+            if i < final:
+                wanted = [j for j, s in enumerate(segments) if i + 1 >= s.depth]
+                states = self._layer(block, states, wanted, segments, biases)
+            else:
+                states = self._pool_layer(block, states, segments, where, index)
+        pooled = states.squeeze(2)  # (b, c, d_t)
+        return self.project(self.final_norm(pooled)).expand(-1, prompts.classes, -1)
+
+    def _enter(self, segment):
+        """Input states of a segment: positions (and BERT's type and norm) added."""
+        tokens = segment.levels[0]
+        tokens = tokens if torch.is_tensor(tokens) else tokens.dense()
+        x = tokens.to(self.position.dtype) + self.position[segment.position]
+        if self.type_embedding is not None:
+            x = x + self.type_embedding
+        return x if self.embed_norm is None else self.embed_norm(x)
+
+    def _layer(self, block, states, wanted, segments, biases):
+        """States after a block for the wanted segments; the others keep theirs (they are overwritten next)."""
+        states = [self._dense(x) if j in wanted else x for j, x in enumerate(states)]
+        inputs, groups = self._keys_values(block, states)
+        queries = _packed(block.q, [inputs[j] for j in wanted])
+        mixed = []
+        for j, q in zip(wanted, queries):
+            seen = self._seen(j, len(states))
+            if j not in biases:
+                biases[j] = self._bias(j, seen, segments)
+            q = q.unflatten(-1, (block.heads, -1))
+            mixed.append(attend(q, [groups[k] for k in seen], biases[j]).flatten(-2))
+        states = list(states)
+        grown = [states[j].expand(*m.shape[:2], -1, -1) for j, m in zip(wanted, mixed)]
+        for j, x in zip(wanted, _packed(block.finish, grown, mixed)):
+            states[j] = x
+        return states
+
+    def _pool_layer(self, block, states, segments, where, index):
+        """The last block for the pooled token alone: (b, c, 1, d_t)."""
+        states = [self._dense(x) if j == where else x for j, x in enumerate(states)]
+        inputs, groups = self._keys_values(block, states)
+        x, q = _pick(states[where], index), block.q(_pick(inputs[where], index))
+        seen = self._seen(where, len(states))
+        bias = self._bias(where, seen, segments, only=index)
+        q = q.unflatten(-1, (block.heads, -1))
+        mixed = attend(q, [groups[k] for k in seen], bias).flatten(-2)
+        return block.finish(x.expand(*mixed.shape[:2], -1, -1), mixed)
+
+    def _dense(self, x):
+        return x.dense().to(self.position.dtype) if isinstance(x, LowRank) else x.to(self.position.dtype)
+
+    def _seen(self, j, n):
+        """Segments that segment j looks at."""
+        return list(range(j + 1)) if self.causal else list(range(n))
+
+    def _keys_values(self, block, states):
+        """Normed inputs (dense segments; None for low rank) and the key/value group of every segment."""
+        dense = [j for j, x in enumerate(states) if torch.is_tensor(x)]
+        rows = [states[j].to(self.position.dtype) for j in dense]
+        inputs, groups, maps = dict(zip(dense, _packed(block.attend_input, rows))), [None] * len(states), {}
+        keys, values = _packed(block.k, list(inputs.values())), _packed(block.v, list(inputs.values()))
+        for j, k, v in zip(dense, keys, values):
+            groups[j] = DenseKV(k.unflatten(-1, (block.heads, -1)), v.unflatten(-1, (block.heads, -1)))
+        for j, x in enumerate(states):
+            if isinstance(x, LowRank):
+                if id(x.basis) not in maps:
+                    maps[id(x.basis)] = RankMap(block, x.basis)
+                groups[j] = RankKV(x.u, maps[id(x.basis)])
+        return inputs, groups
+
+    def _bias(self, j, seen, segments, only=None):
+        """Additive mask (1, 1 or C, 1, s, keys) of segment j's queries, or None if they see everything.
+
+        only: (C,) index of the single query kept, in the last layer.
+        """
+        size = [s.levels[0].shape[2] for s in segments]
+        if all(segments[k].valid is None for k in seen if k != j or not self.causal) and (
+            not self.causal or (size[j] == 1 and only is None)
+        ):
+            return None
+        queries = torch.arange(size[j], device=self.position.device)[None] if only is None else only[:, None]
+        visible = []
+        for k in seen:
+            valid = segments[k].valid
+            if k == j and self.causal:
+                keys = torch.arange(size[k], device=self.position.device)
+                visible.append(keys <= queries[:, :, None])  # (1 or C, s, P)
+            elif valid is not None:
+                visible.append(valid[:, None].expand(-1, queries.shape[1], -1))
+            else:
+                visible.append(torch.ones(1, queries.shape[1], size[k], dtype=torch.bool, device=queries.device))
+        rows = max(v.shape[0] for v in visible)
+        visible = torch.cat([v.expand(rows, -1, -1) for v in visible], dim=-1)
+        bias = torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, float("-inf"))
+        return bias[None, :, None]
+
+
+def _packed(function, *columns):
+    """Apply a row-wise function to lists of tensors (b, c, P, w) as one batch of rows; lists in, list out."""
+    shapes = [x.shape for x in columns[0]]
+    rows = [torch.cat([x.reshape(-1, x.shape[-1]) for x in column]) for column in columns]
+    out = function(*rows)
+    parts = out.split([s[:3].numel() for s in shapes])
+    return [p.reshape(*s[:3], -1) for p, s in zip(parts, shapes)]
+
+
+def _pick(x, index):
+    """Token index[c] of every class: (b, c, P, w) -> (b, c', 1, w)."""
+    if x.shape[2] == 1:
+        return x
+    if bool(x.shape[1] == 1) and index.numel() > 1:
+        x = x.expand(-1, index.numel(), -1, -1)
+    index = index[None, :, None, None].expand(x.shape[0], -1, 1, x.shape[-1])
+    return x.gather(2, index)

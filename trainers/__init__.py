@@ -1,0 +1,17 @@
+"""The methods. Importing this package registers all of them in dassl.engine.TRAINER_REGISTRY."""
+
+from yacs.config import CfgNode
+
+from . import cilmp, coop, zsclip  # noqa: F401
+from .base import Context, Learner, PromptTrainer, methods
+
+
+def extend_cfg(cfg):
+    """Add the node TRAINER.<METHOD> of every registered method, filled with its defaults."""
+    for trainer in methods().values():
+        node = trainer.node_name()
+        if node not in cfg.TRAINER:
+            cfg.TRAINER[node] = CfgNode(dict(trainer.defaults))
+
+
+__all__ = ["Context", "Learner", "PromptTrainer", "extend_cfg", "methods"]

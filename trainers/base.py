@@ -1,0 +1,236 @@
+"""What every method shares: a frozen CLIP, a learner, a precision, a checkpoint of what was learned.
+
+A method file holds a `Learner` (what is learned, how logits and loss come from it) and a `PromptTrainer`
+subclass that names it and its config defaults. Neither knows which backbone it runs on.
+"""
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import backbones
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils.errors import ConfigError, UserError
+
+PRECISIONS = ("fp32", "fp16", "amp")
+
+
+def unit(x):
+    """x divided by its L2 norm over the last axis."""
+    return F.normalize(x, dim=-1)
+
+
+def readable(classname):
+    """A class name as it is put into a prompt."""
+    return classname.replace("_", " ").strip()
+
+
+def init_context(text, phrase, n_ctx, std=0.02):
+    """Context vectors, and the words of the phrase that did not fit.
+
+    Args:
+        text: TextTower.
+        phrase: initial words ("" = random).
+        n_ctx: number of context vectors M.
+
+    Returns:
+        ((M, d_t) float32, words left over as a string that ends in a blank, or "").
+    """
+    phrase = phrase.replace("_", " ").strip()
+    words = text.embed_words(phrase) if phrase else torch.empty(0, text.width)
+    if 0 < n_ctx <= len(words):
+        taken = next(k for k in range(1, 99) if len(text.embed_words(" ".join(phrase.split()[:k]))) >= n_ctx)
+        rest = " ".join(phrase.split()[taken:])
+        return words[:n_ctx].clone(), rest + " " if rest else ""
+    return torch.empty(n_ctx, text.width).normal_(std=std), ""
+
+
+class Learner(nn.Module):
+    """What one method learns. Holds its own parameters and class-bound buffers, never the backbone's weights.
+
+    Args:
+        cfg: the method's config node, TRAINER.<METHOD>.
+        clip: PromptableCLIP, frozen.
+        classnames: C names in label order.
+        context: `Context` with what else a method may need (whole config, dataset, knowledge).
+    """
+
+    class_bound = ()  # names of trained tensors that mean nothing for other classes
+
+    def __init__(self, cfg, clip, classnames, context=None):
+        super().__init__()
+        self.cfg, self.classnames, self.context = cfg, list(classnames), context
+        self.names = [readable(c) for c in classnames]
+        self._clip = (clip,)  # in a tuple: not a submodule, so not in parameters() nor in the state dict
+
+    @property
+    def clip(self):
+        return self._clip[0]
+
+    def logits(self, images):
+        """(B, C) logits of images (B, 3, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, images):
+        return self.logits(images)
+
+    def loss(self, images, labels):
+        """(scalar loss, logits (B, C)); cross-entropy unless a method says more."""
+        logits = self.logits(images)
+        return F.cross_entropy(logits.float(), labels), logits
+
+    def score(self, image_features, text_features):
+        """Scaled cosine logits (B, C) of features (B, d) and (C, d) or (B, C, d), none normalised yet."""
+        v, t = unit(image_features), unit(text_features)
+        cosine = v @ t.mT if t.dim() == 2 else torch.einsum("bd,bcd->bc", v, t)
+        return self.clip.scale() * cosine
+
+    def named_trainables(self):
+        """(name, parameter) of everything learned; methods that adapt the backbone in place override this."""
+        return [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+
+    def checkpoint_state(self):
+        return {n: p.detach().clone() for n, p in self.named_trainables()}
+
+    def load_checkpoint_state(self, state):
+        """Copy learned tensors in; names and shapes must fit this method and setting.
+
+        Raises:
+            UserError: tensors of another method or setting, or bound to other classes.
+        """
+        own = dict(self.named_trainables())
+        if missing := sorted(set(own) ^ set(state)):
+            raise UserError(
+                f"the checkpoint is not of this method and setting: {', '.join(missing[:4])}"
+                f"{' ...' if len(missing) > 4 else ''} on one side only; use the run's own config.yaml"
+            )
+        for name, value in state.items():
+            if value.shape != own[name].shape:
+                raise UserError(self._shape_message(name, tuple(value.shape), tuple(own[name].shape)))
+        with torch.no_grad():
+            for name, value in state.items():
+                own[name].copy_(value)
+
+    def _shape_message(self, name, found, wanted):
+        if name in self.class_bound:
+            return f"{name} {found} was learned for other classes than these {len(self.classnames)}; retrain on them"
+        return (
+            f"the checkpoint's {name} is {found}, this setting needs {wanted}: another backbone, LLM, prompt length or "
+            f"rank; use the run's own config.yaml"
+        )
+
+
+class Context:
+    """What a learner may ask for besides its config node: the whole config, the dataset, the device."""
+
+    def __init__(self, cfg, dataset, device):
+        self.cfg, self.dataset, self.device = cfg, dataset, device
+
+
+class PromptTrainer(TrainerX):
+    """Base of all methods: loads and freezes the backbone, builds the learner, trains and checkpoints it alone.
+
+    Class attributes of a method:
+        learner: its Learner class.
+        defaults: dict of its config node TRAINER.<NAME>.
+        needs_llm: whether it reads LLM representations or answers.
+        trains: False for methods without training.
+        class_agnostic: whether what it learned serves other classes (base-to-new, cross-dataset).
+    """
+
+    learner = None
+    defaults = {}
+    needs_llm = False
+    trains = True
+    class_agnostic = True
+    why_class_bound = ""
+    model_name = "prompt_learner"
+    steps_lr_itself = False  # TrainerX steps the learning rate once an epoch
+
+    @classmethod
+    def node_name(cls):
+        return cls.__name__.upper()
+
+    @property
+    def node(self):
+        return self.cfg.TRAINER[self.node_name()]
+
+    @property
+    def precision(self):
+        return self.node.get("PREC", "fp32")
+
+    def check_cfg(self, cfg):
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"TRAINER.{self.node_name()}.PREC {self.precision!r}: choose {', '.join(PRECISIONS)}")
+
+    def input_facts(self):
+        """Image size, mean, std and interpolation that the backbone expects."""
+        return backbones.input_facts(self.cfg.MODEL.BACKBONE.NAME, self.cfg.MODEL.BACKBONE.WEIGHTS or None)
+
+    def build_model(self):
+        cfg = self.cfg
+        half = self.precision == "fp16" and self.device.type == "cuda"  # half on CPU is slower and less exact
+        self.clip = backbones.load(
+            cfg.MODEL.BACKBONE.NAME,
+            weights=cfg.MODEL.BACKBONE.WEIGHTS or None,
+            precision="fp16" if half else "fp32",
+            device=self.device,
+        )
+        classnames = self.dm.dataset.classnames
+        self.model = self.learner(self.node, self.clip, classnames, Context(cfg, self.dm.dataset, self.device))
+        self.model.to(self.device)
+        self.scaler = None
+        trainables = [p for _, p in self.model.named_trainables()]
+        if not trainables:
+            self.optim = self.sched = None
+            return
+        if self.precision == "amp" and self._amp_dtype() == torch.float16:
+            self.scaler = torch.amp.GradScaler(self.device.type)
+        self.optim = self.build_optimizer(trainables)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model(self.model_name, self.model, self.optim, self.sched)
+
+    def build_optimizer(self, trainables):
+        return build_optimizer(trainables, self.cfg.OPTIM)
+
+    def _amp_dtype(self):
+        if self.device.type != "cuda" or torch.cuda.is_bf16_supported():
+            return torch.bfloat16
+        return torch.float16
+
+    def autocast(self):
+        """The precision's context: mixed precision for `amp`, nothing otherwise."""
+        if self.precision == "amp":
+            return torch.autocast(self.device.type, dtype=self._amp_dtype())
+        return contextlib.nullcontext()
+
+    def parse_batch_train(self, batch):
+        return self.parse_batch_test(batch)
+
+    def forward_backward(self, batch):
+        images, labels = self.parse_batch_train(batch)
+        with self.autocast():
+            loss, logits = self.model.loss(images, labels)
+        self.model_backward_and_update(loss)
+        accuracy = (logits.detach().argmax(-1) == labels).float().mean() * 100
+        return {"loss": loss.detach(), "acc": accuracy}
+
+    def model_inference(self, images):
+        with self.autocast():
+            return self.model(images).float()
+
+    def result_facts(self):
+        return {
+            "backbone": self.cfg.MODEL.BACKBONE.NAME,
+            "llm": self.cfg.MODEL.LLM if self.needs_llm else None,
+            "trainable_parameters": sum(p.numel() for _, p in self.model.named_trainables()),
+        }
+
+
+def methods():
+    """{name: trainer class} of the registered methods built on PromptTrainer."""
+    found = {n: TRAINER_REGISTRY.get(n) for n in TRAINER_REGISTRY.registered_names()}
+    return {n: t for n, t in found.items() if isinstance(t, type) and issubclass(t, PromptTrainer)}

@@ -1,0 +1,203 @@
+"""CILMP: conditional intervention of large language models for prompt tuning (Du, Yu, Wang, IEEE TMI 2025, 2511.12639).
+
+Prompt of class c for image b:  [SOS] ctx_1..ctx_M  y_{b,c,1..L_c}  <name> . [EOS]
+    y_{b,c,l} = Bp A e_{b,c,l},  e = LLM row h_{c,l}, its first P and last S rows intervened on, given the image
+ctx and y are replaced by own ones before each of the first J_t text layers, M_v visual prompts before each of the
+first J_v vision layers. Loss: cross-entropy of  s v_b . t_{b,c}. Equations: `interventions.py`.
+
+    learned, each level   ctx M d_t; R, W_s, W_a, W_b for prefix and for suffix; A r D; Bp d_t r; visual M_v d_v
+    frozen                CLIP, the LLM's representations
+"""
+
+import torch
+from torch import nn
+
+from backbones.prompt import shared
+from backbones.rank import LowRank
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.errors import ConfigError, UserError
+from knowledge import KnowledgeStore
+
+from .averaging import AveragingMixin, GaussianAverage
+from .base import Learner, PromptTrainer, init_context, unit
+from .interventions import (
+    Intervention,
+    coordinates,
+    coordinates_hidden_dropout,
+    coordinates_shared_dropout,
+    kaiming,
+)
+from .visual import VisualPrompts
+
+
+class CILMPLearner(Learner):
+    """Learned tensors of all levels, and the logits they give. h (C, L, D) are the classes' LLM rows."""
+
+    def __init__(self, cfg, clip, classnames, context=None, knowledge=None):
+        super().__init__(cfg, clip, classnames, context)
+        h, lengths = knowledge if knowledge is not None else self._look_up(context)
+        self._class_rows(*control(h, lengths, cfg.KNOWLEDGE, cfg.LAYERS))
+        text, D, r = clip.text, self.h_prefix.shape[-1], cfg.LOW_RANK_DIMENSION
+        J = self.depth = min(cfg.PROMPT_DEPTH_TEXT, clip.text_layers)
+        if J < 1:
+            raise ConfigError("TRAINER.CILMP.PROMPT_DEPTH_TEXT must be at least 1")
+
+        first, rest = init_context(text, cfg.CTX_INIT, cfg.N_CTX_TEXT)
+        deeper = torch.empty(J - 1, *first.shape).normal_(std=0.02)
+        self.ctx = nn.Parameter(torch.cat([first[None], deeper]))  # (J, M, d_t)
+        self.A, self.Bp = kaiming(J, r, D), kaiming(J, clip.text_width, r)
+        options = {"conditional": cfg.CONDITIONAL, "orthogonal": cfg.ORTHOGONAL}
+        self.prefix = Intervention(J, D, r, clip.embed_dim, **options)
+        self.suffix = Intervention(J, D, r, clip.embed_dim, **options)
+        self.visual = VisualPrompts(clip, cfg.N_CTX_VISION, cfg.PROMPT_DEPTH_VISION)
+
+        between = (self.lengths - cfg.PREFIX_LENGTH - cfg.SUFFIX_LENGTH).tolist()
+        slots = [cfg.N_CTX_TEXT, cfg.PREFIX_LENGTH, between, cfg.SUFFIX_LENGTH]
+        if max(between) == 0:
+            del slots[2]
+        self.frame = text.frame([f"{rest}{n}." for n in self.names], slots, labels=self.classnames)
+        self.has_between = max(between) > 0
+        self._kept = None  # image-free terms, kept through an evaluation
+
+    def _look_up(self, context):
+        store = KnowledgeStore(context.cfg.DATASET.NAME, llm=context.cfg.MODEL.LLM)
+        return store.lookup(self.classnames)
+
+    def _class_rows(self, h, lengths):
+        """Buffers of the classes' rows: prefix (C, P, D), suffix (C, S, D), between (C, L - P - S, D)."""
+        P, S = self.cfg.PREFIX_LENGTH, self.cfg.SUFFIX_LENGTH
+        if int(lengths.min()) < P + S:
+            worst = self.classnames[int(lengths.argmin())]
+            raise UserError(
+                f"class {worst!r} has {int(lengths.min())} LLM rows, prefix {P} + suffix {S} need {P + S}: lower "
+                f"TRAINER.CILMP.PREFIX_LENGTH / SUFFIX_LENGTH"
+            )
+        last = lengths[:, None] - S + torch.arange(S)
+        between = torch.arange(P, max(int(lengths.max()) - S, P))
+        inside = between < lengths[:, None] - S
+        self.register_buffer("h_prefix", h[:, :P], persistent=False)
+        self.register_buffer("h_suffix", h.gather(1, last[..., None].expand(-1, -1, h.shape[-1])), persistent=False)
+        self.register_buffer("h_between", h[:, between] * inside[..., None], persistent=False)
+        self.lengths = lengths
+
+    # ---- rank space
+
+    def image_free(self):
+        """(A h of the rows between, prefix terms, suffix terms): depends on classes and weights only."""
+        if not torch.is_grad_enabled() and self._kept is not None:
+            return self._kept
+        between = torch.matmul(self.h_between.flatten(0, 1), self.A.mT).unflatten(1, self.h_between.shape[:2])
+        terms = between, self.prefix.source_terms(self.h_prefix), self.suffix.source_terms(self.h_suffix)
+        self._kept = None if torch.is_grad_enabled() else terms
+        return terms
+
+    def train(self, mode=True):
+        self._kept = None
+        return super().train(mode)
+
+    def _coordinates(self, module, h, terms, v):
+        """u (J, B, C, P, r) of intervened rows, with the configured dropout in training."""
+        w, R, p = module.differences(terms, v), module.rotation(), self.cfg.DROPOUT
+        if not self.training or p == 0:
+            return coordinates(h, w, self.A, R)
+        if self.cfg.DROPOUT_MODE == "shared":
+            return coordinates_shared_dropout(h, w, self.A, R, p)
+        return coordinates_hidden_dropout(h, w.expand(-1, len(v), -1, -1, -1), self.A, R, p)
+
+    def prompts(self, v):
+        """PromptSequence of unit image features v (B, d)."""
+        with torch.autocast(v.device.type, enabled=False):  # rank space stays in fp32
+            v = v.float()
+            between, prefix, suffix = self.image_free()
+            slots = [
+                self._coordinates(self.prefix, self.h_prefix, prefix, v),
+                between[:, None],
+                self._coordinates(self.suffix, self.h_suffix, suffix, v),
+            ]
+        bases = self.Bp.unbind()  # one object a level: the encoder shares what depends on it alone
+        levels = [[LowRank(*pair) for pair in zip(u.unbind(), bases)] for u in slots]
+        if not self.has_between:
+            del levels[1]
+        return self.frame.fill([shared(c) for c in self.ctx], *levels)
+
+    # ---- logits
+
+    def logits(self, images):
+        features = self.visual.encode(images)
+        text = self.clip.text.encode(self.prompts(unit(features)), chunk=self.cfg.CHUNK or None)
+        return self.score(features, text)
+
+
+def control(h, lengths, kind, layers=()):
+    """The `KNOWLEDGE` controls: what the classes get instead of their own rows.
+
+    real: their own. shuffled: another class's (a fixed rotation). random: random rows of equal norms.
+    mean: the mean over classes, row by row. `layers` first picks rows by index (default all).
+
+    Args:
+        h: (C, L, D) zero padded; lengths (C,).
+    """
+    if layers:
+        if max(layers) >= int(lengths.min()):
+            raise ConfigError(f"TRAINER.CILMP.LAYERS {list(layers)}: the shortest class has {int(lengths.min())} rows")
+        h, lengths = h[:, list(layers)], torch.full_like(lengths, len(layers))
+    inside = torch.arange(h.shape[1]) < lengths[:, None]
+    if kind == "real":
+        return h, lengths
+    if kind == "shuffled":
+        return h.roll(1, dims=0), lengths.roll(1)
+    if kind == "random":
+        noise = torch.randn(h.shape, generator=torch.Generator().manual_seed(0))
+        return noise * (h.norm(dim=-1) / noise.norm(dim=-1))[..., None], lengths
+    if kind == "mean":
+        mean = h.sum(0) / inside.sum(0).clamp(min=1)[:, None]
+        return mean * inside[..., None], lengths
+    raise ConfigError(f"TRAINER.CILMP.KNOWLEDGE {kind!r}: choose real, shuffled, random or mean")
+
+
+@TRAINER_REGISTRY.register()
+class CILMP(AveragingMixin, PromptTrainer):
+    """LLM knowledge as deep prompt tokens, adapted to class and image by low-rank interventions."""
+
+    learner = CILMPLearner
+    needs_llm = True
+    model_name = "VLPromptLearner"
+    defaults = {
+        "N_CTX_VISION": 4,
+        "N_CTX_TEXT": 4,
+        "CTX_INIT": "a photo of a",
+        "PREC": "fp32",  # fp32, amp, fp16
+        "PROMPT_DEPTH_VISION": 12,
+        "PROMPT_DEPTH_TEXT": 12,
+        "PREFIX_LENGTH": 4,
+        "SUFFIX_LENGTH": 4,
+        "LOW_RANK_DIMENSION": 8,
+        "DROPOUT": 0.1,
+        "DROPOUT_MODE": "hidden",  # hidden: the paper's law; shared: one mask per class and row
+        "GPA_MEAN": 0,  # epochs; 0: 100 for 100 epochs, other lengths scaled
+        "GPA_STD": 0,  # epochs; 0: 30 for 100 epochs, other lengths scaled
+        "GPA_ALL": False,  # True also averages interventions and projections
+        "KNOWLEDGE": "real",  # controls: shuffled, random, mean
+        "CONDITIONAL": True,  # False: interventions do not see the image
+        "ORTHOGONAL": False,  # keep R'R = I as in LoReFT
+        "LAYERS": (),  # LLM rows to use; () = all
+        "CHUNK": 0,  # (image, class) pairs at once; 0: from shapes
+    }
+
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        if cfg.TRAINER.CILMP.DROPOUT_MODE not in ("hidden", "shared"):
+            raise ConfigError(
+                f"TRAINER.CILMP.DROPOUT_MODE {cfg.TRAINER.CILMP.DROPOUT_MODE!r}: choose hidden or shared"
+            )
+
+    def averaging(self):
+        """Official rule: ctx, deep tokens and visual prompts are averaged, interventions and projections are not."""
+        scale = self.max_epoch / 100
+        everything = self.node.GPA_ALL
+        return GaussianAverage(
+            self.node.GPA_MEAN or 100 * scale,
+            self.node.GPA_STD or 30 * scale,
+            self.max_epoch,
+            keep=lambda name: everything or name == "ctx" or name.startswith("visual"),
+        )

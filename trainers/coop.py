@@ -1,0 +1,59 @@
+"""CoOp: context optimisation (Zhou et al., IJCV 2022, 2109.01134).
+
+Prompt of class c:  [SOS] v_1..v_M <name> . [EOS]   (or the name in the middle, or in front)
+    learned: v (M, d_t), or (C, M, d_t) with class-specific context. Loss: cross-entropy of s v_b . t_c.
+"""
+
+import torch
+from torch import nn
+
+from backbones.prompt import per_class, shared
+from dassl.engine import TRAINER_REGISTRY
+
+from .base import Learner, PromptTrainer, init_context
+
+
+class CoOpLearner(Learner):
+    """ctx, and the text features it gives."""
+
+    def __init__(self, cfg, clip, classnames, context=None):
+        super().__init__(cfg, clip, classnames, context)
+        text, rest = clip.text, ""
+        if cfg.CTX_INIT:  # the phrase's own tokens; CSC is honoured only without it, as upstream
+            n_ctx = len(text.embed_words(cfg.CTX_INIT.replace("_", " ")))
+            ctx, rest = init_context(text, cfg.CTX_INIT, n_ctx)
+        else:
+            n_ctx = cfg.N_CTX
+            shape = (len(classnames), n_ctx) if cfg.CSC else (n_ctx,)
+            ctx = torch.empty(*shape, text.width).normal_(std=0.02)
+        self.ctx = nn.Parameter(ctx)
+        self.class_bound = ("ctx",) if ctx.dim() == 3 else ()
+        tails = [f"{rest}{n}." for n in self.names]
+        self.frame = text.frame(
+            tails, [n_ctx], place=cfg.CLASS_TOKEN_POSITION, names=self.names, labels=self.classnames
+        )
+
+    def prompts(self):
+        ctx = per_class(self.ctx) if self.ctx.dim() == 3 else shared(self.ctx)
+        return self.frame.fill([ctx])
+
+    def text_features(self):
+        """(C, d), not normalised."""
+        return self.clip.text.encode(self.prompts())
+
+    def logits(self, images):
+        return self.score(self.clip.image.encode(images), self.text_features())
+
+
+@TRAINER_REGISTRY.register()
+class CoOp(PromptTrainer):
+    """Learned context words in front of the class name."""
+
+    learner = CoOpLearner
+    defaults = {
+        "N_CTX": 16,
+        "CSC": False,  # class-specific context
+        "CTX_INIT": "",
+        "PREC": "fp32",
+        "CLASS_TOKEN_POSITION": "end",  # end, middle, front
+    }

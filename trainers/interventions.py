@@ -1,0 +1,170 @@
+"""Conditional low-rank interventions on LLM representations, in rank space (CILMP, section III; methods 16.4).
+
+A row h (D numbers) of a class's representation, and an image with unit feature v (d numbers):
+
+    z = W_a v + b_a                         r numbers an image
+    g = W_b z + b_b                         a gate in R^D
+    q = W_s [h ; g * h] + b_s               the conditioned source, r numbers
+    e = h + R (q - R' h)                    the intervened row (LoReFT)
+    x = Bp A dropout(e)                     the prompt token; rows that are not intervened: x = Bp A h
+
+Written out, e costs D numbers per image, class, row and level. But with W_s = [W_l W_r]
+
+    w := q - R' h = w0 + M z,   w0 = (W_l + W_r diag(b_b) - R') h + b_s,   M = W_r diag(h) W_b   (r x r)
+    u := A e = A h + (A R) w
+
+so a token's coordinates u need r numbers. A h, w0 and M belong to a class and row: once a step in training,
+once for all in evaluation. M for all rows is one product of h with the (D, r r) matrix of columns W_r[i] * W_b[:, j].
+
+Everything carries a leading level axis J: the interventions of all prompted layers are one batched product.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+ROWS_AT_ONCE = 2**20  # numbers of D-wide rows that `hidden` dropout holds at once; fixed, so noise never depends on it
+
+
+class Intervention(nn.Module):
+    """Interventions of J levels on rows of width D, conditioned on features of width d.
+
+    Args:
+        levels: J. width: D. rank: r. feature_width: d.
+        conditional: False drops the gate: q = W_l h + b_s (LoReFT).
+        orthogonal: keep R'R = I by a QR decomposition (the official code only starts there).
+    """
+
+    def __init__(self, levels, width, rank, feature_width, conditional=True, orthogonal=False):
+        super().__init__()
+        self.conditional, self.orthogonal = conditional, orthogonal
+        self.rotate = nn.Parameter(torch.stack([nn.init.orthogonal_(torch.empty(width, rank)) for _ in range(levels)]))
+        self.source, self.source_bias = _linear(levels, 2 * width if conditional else width, rank)
+        if conditional:
+            self.down, self.down_bias = _linear(levels, feature_width, rank)  # W_a, b_a
+            self.up, self.up_bias = _linear(levels, rank, width)  # W_b, b_b
+
+    def rotation(self):
+        """R (J, D, r)."""
+        return torch.linalg.qr(self.rotate).Q if self.orthogonal else self.rotate
+
+    def source_terms(self, h):
+        """The image-free part of w: w0 (J, C, P, r) and M (J, C, P, r, r) or None, of rows h (C, P, D)."""
+        rank = self.rotate.shape[-1]
+        if not self.conditional:
+            return _rows(h, (self.source - self.rotation().mT).mT) + self.source_bias[:, None, None], None
+        left, right = self.source.chunk(2, dim=-1)  # W_l, W_r (J, r, D)
+        fixed = left + right * self.up_bias[:, None] - self.rotation().mT  # (J, r, D)
+        gates = right.mT[..., None] * self.up[:, :, None]  # (J, D, r, r): W_r[i, d] W_b[d, j]
+        out = _rows(h, torch.cat([fixed.mT, gates.flatten(2)], dim=-1))
+        w0, m = out.split([rank, rank * rank], dim=-1)
+        return w0 + self.source_bias[:, None, None], m.unflatten(-1, (rank, rank))
+
+    def differences(self, terms, v):
+        """w = q - R'h: (J, B, C, P, r), or (J, 1, C, P, r) without condition. v (B, d) unit features."""
+        w0, m = terms
+        if m is None:
+            return w0[:, None]
+        z = torch.einsum("jrd,bd->jbr", self.down, v) + self.down_bias[:, None]
+        return w0[:, None] + torch.einsum("jcprk,jbk->jbcpr", m, z)
+
+
+def _linear(levels, width_in, width_out):
+    """J stacked torch.nn.Linear initialisations: weight (J, out, in), bias (J, out)."""
+    layers = [nn.Linear(width_in, width_out) for _ in range(levels)]
+    weight = nn.Parameter(torch.stack([x.weight.detach() for x in layers]))
+    return weight, nn.Parameter(torch.stack([x.bias.detach() for x in layers]))
+
+
+def _rows(h, columns):
+    """h (C, P, D) times columns (J, D, n): (J, C, P, n)."""
+    return torch.matmul(h.flatten(0, 1), columns).unflatten(1, h.shape[:2])
+
+
+def coordinates(h, w, A, R):
+    """u = A h + (A R) w: (J, B, C, P, r). h (C, P, D), w (J, B, C, P, r), A (J, r, D), R (J, D, r)."""
+    return _rows(h, A.mT)[:, None] + torch.einsum("jbcpk,jrk->jbcpr", w, A @ R)
+
+
+def coordinates_shared_dropout(h, w, A, R, p):
+    """As `coordinates`, with one dropout mask per level, class and row, shared by the images of the batch.
+
+    With m the scaled mask: u = A (m h) + (A diag(m) R) w, so rank space survives. The expectation and the variance
+    of a token are those of independent masks; only tokens of different images are correlated.
+    """
+    keep = 1 - p
+    mask = torch.empty(A.shape[0], *h.shape, device=h.device).bernoulli_(keep) / keep  # (J, C, P, D)
+    mask = mask.flatten(1, 2)
+    rank = A.shape[1]
+    maps = A.mT[..., None] * R[:, :, None]  # (J, D, r, r): A[i, d] R[d, j]
+    base = torch.matmul(mask * h.flatten(0, 1), A.mT).unflatten(1, h.shape[:2])  # (J, C, P, r)
+    mixed = torch.matmul(mask, maps.flatten(2)).unflatten(1, h.shape[:2]).unflatten(-1, (rank, rank))
+    return base[:, None] + torch.einsum("jcprk,jbcpk->jbcpr", mixed, w)
+
+
+def coordinates_hidden_dropout(h, w, A, R, p):
+    """As `coordinates`, with the paper's dropout: a mask per image, class, row and dimension of e, before A.
+
+    The D-wide rows are written out a block at a time and again in backward; blocks are fixed by D alone and each
+    has its own generator, so the noise depends on neither batch chunks nor memory.
+    """
+    seed = int(torch.randint(2**62, ()))  # CPU generator: resumable, and no device sync
+    levels = [HiddenDropout.apply(h, w[j], A[j], R[j], p, seed + j) for j in range(A.shape[0])]
+    return torch.stack(levels)
+
+
+class HiddenDropout(torch.autograd.Function):
+    """u = A (m * (h + R w)) of one level, m a fresh scaled mask per number; m is drawn again in backward."""
+
+    @staticmethod
+    def forward(ctx, h, w, A, R, p, seed):
+        ctx.save_for_backward(h, w, A, R)
+        ctx.p, ctx.seed = p, seed
+        out = torch.empty_like(w)
+        rows, flat, scale = w.reshape(-1, w.shape[-1]), out.view(-1, w.shape[-1]), _scale(p)
+        for at, e, dropped in _blocks(h, rows, R, p, seed):
+            flat[at] = scale * (e.masked_fill_(dropped, 0.0) @ A.mT)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        h, w, A, R = ctx.saved_tensors
+        rows, grads = w.reshape(-1, w.shape[-1]), grad.reshape(-1, grad.shape[-1]) * _scale(ctx.p)
+        grad_w, grad_A, grad_R = torch.empty_like(rows), torch.zeros_like(A), torch.zeros_like(R)
+        for at, e, dropped in _blocks(h, rows, R, ctx.p, ctx.seed):
+            grad_A += grads[at].mT @ e.masked_fill_(dropped, 0.0)
+            grad_e = (grads[at] @ A).masked_fill_(dropped, 0.0)
+            grad_w[at] = grad_e @ R
+            grad_R += grad_e.mT @ rows[at]
+        return None, grad_w.view_as(w), grad_A, grad_R, None, None
+
+
+def _scale(p):
+    """1 / (share kept) of the p that 16 random bits can express (0.1 -> 0.10001)."""
+    return 65536 / (65536 - round(p * 65536))
+
+
+def _blocks(h, rows, R, p, seed):
+    """(slice, e (n, D), dropped (n, D) bool) of blocks of rows in the order (image, class, row).
+
+    Four masks come out of each 64 random bits: on CPU a seventh of the time of bernoulli_.
+    """
+    base = h.flatten(0, 1)  # (C P, D): row n of the grid belongs to base[n % (C P)]
+    size, width = max(1, ROWS_AT_ONCE // h.shape[-1]), h.shape[-1]
+    generator = torch.Generator(h.device)
+    for number, start in enumerate(range(0, rows.shape[0], size)):
+        at = slice(start, min(start + size, rows.shape[0]))
+        count = at.stop - at.start
+        index = torch.arange(at.start, at.stop, device=h.device) % base.shape[0]
+        e = torch.addmm(base[index], rows[at], R.mT)
+        generator.manual_seed((seed + 1_000_003 * number) % 2**63)
+        bits = torch.empty(-(-count * width // 4), dtype=torch.int64, device=h.device)
+        bits = bits.random_(-(2**63), None, generator=generator).view(torch.int16)[: count * width]
+        yield at, e, (bits < round(p * 65536) - 32768).view(count, width)
+
+
+def kaiming(*shape):
+    """Kaiming-uniform with a = sqrt 5 over the last axis, as in LoRA and nn.Linear."""
+    bound = 1 / math.sqrt(shape[-1])
+    return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))

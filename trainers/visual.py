@@ -1,0 +1,37 @@
+"""Deep visual prompts (VPT on CLIP): M_v tokens after the patches, replaced before each of the first J layers."""
+
+import torch
+from torch import nn
+
+from dassl.utils.errors import ConfigError
+
+
+class VisualPrompts(nn.Module):
+    """J levels of M_v visual prompts (J, M_v, d_v); with none of them, the plain image tower.
+
+    Args:
+        clip: PromptableCLIP. n_ctx: M_v. depth: J, cut to the number of vision layers.
+
+    Raises:
+        ConfigError: prompts asked of an image tower that has no tokens (ResNets).
+    """
+
+    def __init__(self, clip, n_ctx, depth, std=0.02):
+        super().__init__()
+        self._clip = (clip,)
+        self.ctx = None
+        if n_ctx == 0 or depth == 0:
+            return
+        if clip.vision_width is None:
+            raise ConfigError(
+                f"{clip.name} is a ResNet: it has no tokens to put visual prompts between; set N_CTX_VISION 0"
+            )
+        levels = min(depth, clip.vision_layers)
+        self.ctx = nn.Parameter(torch.empty(levels, n_ctx, clip.vision_width).normal_(std=std))
+
+    def encode(self, images):
+        """Features (B, d) of images, not normalised."""
+        image = self._clip[0].image
+        if self.ctx is None:
+            return image.encode(images)
+        return image.encode(images, ctx=self.ctx[0], deep=self.ctx[1:])
