@@ -101,14 +101,13 @@ class TextTower(nn.Module):
         Returns:
             (C, d), or (B, C, d) if any token depends on the image.
         """
-        images, classes = prompts.grid
         pieces = self._pieces(prompts, chunk)
         if len(pieces) == 1 and len(pieces[0]) == 1:
             features = self._encode(prompts)
         else:
             rows = [torch.cat([self._encode_lean(prompts.narrow(*at)) for at in row], dim=1) for row in pieces]
             features = torch.cat(rows)
-        return features if images > 1 else features[0]
+        return features if prompts.grid[0] > 1 else features[0]
 
     def _pieces(self, prompts, chunk):
         """Rows of (image slice, class slice) that cover the grid, each at most `chunk` pairs."""

@@ -1,10 +1,11 @@
 """phantom: drawn images of twelve findings in five modalities - a demonstration, never a clinical result.
 
-`draw` makes one image; `ensure(root)` writes the whole set once, a folder that any reader of CoOp splits takes.
-Findings show more or less strongly, and weaker signs of another finding of the same modality may be there too.
-Two distributions of nuisance exist. "pretrain" is clean: what the demo backbone has seen. "test" is the data set:
-weaker findings, noise, blur, another colour balance, litter, and signs that lean to one side whatever the class,
-as another device or projection makes them. So zero-shot is off, and a few labelled images can mend it.
+`draw` makes one image; `ensure(root)` writes the whole set once, as a folder with a CoOp-style split.
+Findings show more or less strongly, and weaker signs of another finding of the same modality may be there.
+Two distributions of nuisance exist. "pretrain" is clean: what the demo backbone has seen. "test" is the
+data set: weaker findings, noise, blur, another colour balance, litter, and signs that lean to one side
+whatever the class, as another device or projection makes them. So zero-shot is off, and a few labelled
+images can mend it.
 """
 
 import json

@@ -1,8 +1,8 @@
 """How phantom draws: one function a modality, finding strengths in, picture and words out.
 
-Every drawing function takes (strength, cue, rng): `strength` maps the modality's findings to 0..1, `cue(value)`
-is the same value with a little jitter, so that the signs of one finding do not move in lockstep. It returns a
-float picture (64, 64, 3) in 0..1 before any nuisance, and the list of words that describe what was drawn.
+Every drawing function takes (strength, cue, rng): `strength` maps the modality's findings to 0..1,
+`cue(value)` is that value with a little jitter, so that the signs of one finding do not move in lockstep. It
+returns a float picture (64, 64, 3) in 0..1 before any nuisance, and the words that describe what was drawn.
 """
 
 import numpy as np
