@@ -63,9 +63,9 @@ NUISANCES = {
     "pretrain": Nuisance(primary=(0.55, 1.0), other=(0.0, 0.35), lean=0.0, jitter=0.06, noise=(0.0, 0.04),
                          blur=(0.0, 0.5), gain=(0.9, 1.1), gamma=(0.9, 1.1), cast=(0.0, 0.0, 0.0),
                          cast_spread=0.02, litter=0.3, shift=0.04),
-    "test": Nuisance(primary=(0.35, 0.9), other=(0.0, 0.45), lean=0.2, jitter=0.12, noise=(0.03, 0.10),
-                     blur=(0.3, 0.9), gain=(0.75, 1.1), gamma=(0.7, 1.2), cast=(0.05, 0.0, -0.05),
-                     cast_spread=0.04, litter=2.0, shift=0.08),
+    "test": Nuisance(primary=(0.45, 0.9), other=(0.0, 0.4), lean=0.25, jitter=0.10, noise=(0.02, 0.06),
+                     blur=(0.3, 0.9), gain=(0.75, 1.1), gamma=(0.7, 1.2), cast=(0.11, 0.02, -0.11),
+                     cast_spread=0.02, litter=1.0, shift=0.08),
 }
 LEANING = ("cardiomegaly", "breast carcinoma", "diabetic retinopathy", "melanoma", "pneumonia",
            "sickle cell anemia")

@@ -125,6 +125,20 @@ def train(model, data, args):
             loss_sum = 0.0
 
 
+@torch.no_grad()
+def shrink_text_stream(model, factor=0.3):
+    """Scale all that the text tower's residual stream is made of; features stay the same up to LayerNorm's epsilon.
+
+    Every reader of the stream has a LayerNorm in front, so its scale is free. A smaller one makes a step of given
+    size turn a prompt further: the literature's learning rate for context vectors, 0.002, then works here too.
+    """
+    written = [model.token_embedding.weight, model.positional_embedding]
+    for block in model.transformer.resblocks:
+        written += [*block.attn.out_proj.parameters(), *block.mlp.c_proj.parameters()]
+    for tensor in written:
+        tensor *= factor
+
+
 def main():
     args = arguments()
     torch.set_num_threads(args.threads)
@@ -133,6 +147,7 @@ def main():
     model = open_clip.CLIP(**read_json(DEMO / "model.json"))
     print(f"drawing {args.images} images of each of {len(CLASSES)} findings ...", flush=True)
     train(model, draw_all(args.images, args.threads), args)
+    shrink_text_stream(model)
     state = {k: v.half().contiguous() for k, v in model.state_dict().items()}
     with atomic_path(args.output) as temporary:
         save_file(state, temporary, metadata={"format": "pt"})
