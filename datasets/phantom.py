@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from dassl.utils.errors import UserError
 from datasets.phantom_drawing import DRAWINGS, SIZE, blob, line, paint
 
 MODALITIES = {  # finding -> modality phrase; sorted: the first six are base classes, the last six new
@@ -121,6 +122,8 @@ def ensure(root):
     root = Path(root)
     if (root / "split.json").is_file():
         return root
+    if root.exists() and any(root.iterdir()):
+        raise UserError(f"{root} holds something else than phantom (it has no split.json): remove or rename it")
     root.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:

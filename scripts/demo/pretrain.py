@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from dassl.utils.errors import run_main
 from dassl.utils.io import atomic_path, read_json
 from dassl.utils.paths import REPO
 from datasets.phantom import CLASSES, MODALITIES, draw_described, generator
@@ -155,4 +156,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

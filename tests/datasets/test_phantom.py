@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dassl.utils.errors import UserError
 from datasets import phantom
 
 MEANS = [79.5, 102.9, 103.8, 84.6, 87.5, 69.6, 188.8, 157.2, 176.6, 98.8, 106.6, 160.1]
@@ -145,3 +146,10 @@ def test_two_writers_at_once_end_with_one_whole_folder(tmp_path, few, monkeypatc
     monkeypatch.setattr(phantom, "_write", slow)
     root = phantom.ensure(tmp_path / "set")
     assert len(list(root.rglob("*.png"))) == 12 * 4 and list(tmp_path.iterdir()) == [root]
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="no split"):
+        phantom.ensure(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
