@@ -1,0 +1,17 @@
+"""Medical image data sets. Importing this registers every reader with Dassl's DATASET_REGISTRY.
+
+    datasets.info("BUSI", root)      class names, modality phrase, wording (no image is opened)
+    datasets.resolve("mydata", root) the reader class; any folder with a split.json under the root is a data set
+    datasets.known(root)             [(name, one line)]
+"""
+
+from contextlib import suppress
+
+from datasets.locate import DatasetInfo, canonical, data_root, info, known
+from datasets.tables import TABLE
+
+__all__ = ["TABLE", "DatasetInfo", "SplitDataset", "canonical", "data_root", "info", "known", "resolve"]
+
+with suppress(ModuleNotFoundError):  # until dassl.data is in the tree
+    from datasets.registration import resolve
+    from datasets.split_dataset import SplitDataset

@@ -1,0 +1,80 @@
+"""The facts of a public set: one row that feeds the reader, the preparation, the docs table and the LLM question."""
+
+from dataclasses import dataclass, field
+
+from dassl.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a published copy keeps its split: DATA/<folder>/<split>, images under <folder>/<images>."""
+
+    folder: str
+    split: str
+    images: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One data set. Counts are the published ones; preparation warns when it finds others."""
+
+    name: str  # in the registry
+    family: str  # CILMP, BiomedCoOp, MedMNIST
+    modality: str  # phrase for the LLM question: "... in a <modality>"
+    organ: str
+    classes: tuple  # (class name, clearer wording or "") in label order
+    layouts: tuple  # Layout: the first is the one we write; the others are read as they are
+    counts: tuple  # images a class in label order, () where unknown
+    partition: str  # which images train and which test
+    group: str  # what an id ties together, or why there is none
+    home: str
+    licence: str
+    note: str = ""  # travels with every table
+    lateral: bool = False  # left and right mean something: no flips
+    aliases: tuple = ()  # other registry names
+    dialect: dict = field(default_factory=dict)  # wording of class names of other published split files
+    sources: tuple = ()  # ids of the image collections in it; two sets that share one overlap
+    flag: str = ""  # MedMNIST file
+    download: str = ""  # where it is open: zenodo:<record>, kaggle:<owner/name>, url:<...>
+    click: str = ""  # where it is not: what to do on the page
+
+    @property
+    def names(self):
+        return (self.name, *self.aliases)
+
+    @property
+    def classnames(self):
+        return tuple(name for name, _ in self.classes)
+
+    def wording(self):
+        """{class name: wording} for names of every dialect; the name itself where nothing is clearer."""
+        return {**{name: words or name for name, words in self.classes}, **self.dialect}
+
+
+class Table(dict):
+    """{registry name: Facts}; an alias counts as a name, and a name is taken once."""
+
+    def add(self, *rows):
+        for facts in rows:
+            for name in facts.names:
+                if name in self:
+                    raise UserError(f"two data sets are called {name!r}")
+                self[name] = facts
+
+    def sets(self):
+        """Each set once, in the order of the table."""
+        return list(dict.fromkeys(facts.name for facts in self.values()))
+
+
+def article(phrase):
+    """'a' or 'an' before a phrase; letters that are spoken as letters count by sound (an H&E, an MRI)."""
+    word = phrase.split()[0]
+    if word[:2].isupper() or word.startswith("H&"):
+        return "an" if word[0] in "AEFHILMNORSX" else "a"
+    return "an" if word[0].lower() in "aeio" else "a"
+
+
+def question(wording, modality=""):
+    """What the LLM is asked about a class; without a modality phrase this is the paper's own sentence."""
+    where = f" in {article(modality)} {modality}" if modality else ""
+    return f"In an image, describe the distinctive visual features of {wording}{where}."

@@ -1,0 +1,24 @@
+"""Every reader in Dassl's registry, and the names that are not there: folders with a split.json under DATA."""
+
+from dassl.data.datasets import DATASET_REGISTRY, set_fallback
+
+from datasets.locate import canonical, is_split_folder, not_found
+from datasets.split_dataset import reader
+from datasets.tables import TABLE
+
+for _name, _facts in TABLE.items():
+    DATASET_REGISTRY.register(reader(_name, _facts))
+DATASET_REGISTRY.register(reader("phantom"))
+
+
+def resolve(name, root=""):
+    """The reader class of a data set name; UnknownName lists what there is and the command that makes a new one."""
+    spelled = canonical(name)
+    if spelled in DATASET_REGISTRY.registered_names():
+        return DATASET_REGISTRY.get(spelled)
+    if is_split_folder(name, root):
+        return reader(str(name))
+    raise not_found(name, root)
+
+
+set_fallback(lambda name, cfg: resolve(name, cfg.DATASET.ROOT))

@@ -1,0 +1,105 @@
+"""SplitDataset: a data set that is a CoOp-style split file and its images.
+
+A reader of a public set is a row of the table (`datasets/tables`); a folder with a split.json needs none.
+"""
+
+from pathlib import Path
+
+from dassl.data.datasets import DatasetBase, Datum
+from dassl.utils.errors import ConfigError
+from dassl.utils.io import read_json, sha256_of, write_json
+from dassl.utils.paths import cache_root, slug
+
+from datasets import locate, sampling
+from datasets.beside import read_groups
+from datasets.split_file import PARTS, find_base
+
+
+class SplitDataset(DatasetBase):
+    """train_x, val and test of a set after few-shot sampling, then after the choice of base or new classes.
+
+    Class attributes: `name` (registry name, "" = DATASET.NAME). Instance attributes beyond DatasetBase:
+        root_dir      folder the relative paths of the split start from (hashes are over relative paths)
+        groups        {impath: patient, lesion ...} of the images that have one
+        lateral       left and right mean something: no flips
+        source_note   words that travel with every table of this set ("" = none)
+        modality      phrase of the LLM question; `wording` {class name: clearer wording}
+        info          the DatasetInfo of the whole set (all classes)
+        knowledge_names  the set's own class names in label order, whatever DATASET.CLASSNAMES shows to CLIP
+    """
+
+    name = ""
+
+    def __init__(self, cfg):
+        split, self.root_dir, self.info = self.load(cfg)
+        self.split_path = split.path
+        self.dataset_dir = str(split.path.parent)
+        lists = self._sampled(cfg, split)
+        chosen = sampling.class_subset(range(len(split.classnames)), cfg.DATASET.SUBSAMPLE_CLASSES)
+        self.knowledge_names = [split.classnames[old] for old in chosen]
+        shown = self._shown_names(cfg)
+        data = {part: [Datum(impath=self.impath(file), label=chosen[label], classname=shown[label])
+                       for file, label, _ in lists[part] if label in chosen] for part in PARTS}
+        self._take_info(split, lists)
+        super().__init__(train_x=data["train"], val=data["val"] or None, test=data["test"])
+        self._fix_classes([shown[old] for old in chosen])
+
+    def load(self, cfg):
+        """(Split, folder its paths start from, DatasetInfo): read, judged and found on disk."""
+        name = locate.canonical(self.name or cfg.DATASET.NAME)
+        path, bases = locate.find_split(name, cfg.DATASET.ROOT)
+        split = locate.read_split(path)
+        remedy = locate.prepare_command(name if name in locate.TABLE else "folder", locate.data_root(cfg.DATASET.ROOT))
+        base = find_base(split, bases, f"Make or mend it with: {remedy}")
+        return split, str(base), locate.describe(name, split.classnames, path)
+
+    def impath(self, file):
+        return str(Path(self.root_dir, file))
+
+    def _sampled(self, cfg, split):
+        """{part: entries} after DATASET.NUM_SHOTS; the lists are kept as JSON in the cache, next to nothing else.
+
+        The cache holds what was drawn, keyed by the split's content: it is a record to read and to share, and the
+        draw itself depends on SEED alone, so a lost or foreign cache changes nothing.
+        """
+        shots, seed, rule = cfg.DATASET.NUM_SHOTS, cfg.SEED, cfg.DATASET.SHOT_SAMPLING
+        if shots < 1:
+            return split.parts()
+        train, val = sampling.few_shot(split.train, split.val, shots, seed, rule)
+        lists = {"train": train, "val": val}
+        if seed >= 0:
+            mark = "" if rule == "balanced" else f"-{rule}"
+            _record(lists, cache_root() / "few_shot" / slug(self.info.name) / sha256_of(split.parts())[:12]
+                    / f"shot_{shots}-seed_{seed}{mark}.json")
+        return {**lists, "test": split.test}
+
+    def _shown_names(self, cfg):
+        """Class names that CLIP sees: the data set's own, or the clinical wording."""
+        mode, names = cfg.DATASET.CLASSNAMES, self.info.classnames
+        if mode not in ("dataset", "clinical"):
+            raise ConfigError(f"DATASET.CLASSNAMES is {mode!r}; use dataset or clinical")
+        return [self.info.wording[n] for n in names] if mode == "clinical" else list(names)
+
+    def _take_info(self, split, lists):
+        groups = read_groups(split.path, self.root_dir, [file for rows in lists.values() for file, _, _ in rows])
+        self.groups = {self.impath(file): group for file, group in groups.items()}
+        self.modality, self.wording = self.info.modality, self.info.wording
+        self.lateral, self.source_note = self.info.lateral, self.info.source_note
+
+    def _fix_classes(self, names):
+        """The classes are those of the split, though a natural few-shot draw may have left one without image."""
+        self._num_classes, self._classnames = len(names), names
+        self._lab2cname = dict(enumerate(names))
+
+
+def _record(lists, path):
+    rows = {part: [list(entry) for entry in entries] for part, entries in lists.items()}
+    if not path.is_file() or read_json(path) != rows:
+        write_json(rows, path, indent=1)
+
+
+def reader(registry_name, facts=None):
+    """A SplitDataset class for a registry name or a folder under DATA."""
+    doc = f"{facts.family}: {facts.modality}, {len(facts.classes)} classes. {facts.home}" if facts else registry_name
+    return type(registry_name, (SplitDataset,), {"name": registry_name, "__doc__": doc, "facts": facts,
+                                                 "__module__": __name__})
