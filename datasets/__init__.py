@@ -10,8 +10,10 @@ from contextlib import suppress
 from datasets.locate import DatasetInfo, canonical, data_root, info, known
 from datasets.tables import TABLE
 
-__all__ = ["TABLE", "DatasetInfo", "SplitDataset", "canonical", "data_root", "info", "known", "resolve"]
+__all__ = ["CSV", "DICOM", "TABLE", "DatasetInfo", "ImageFolder", "SplitDataset", "canonical",
+           "data_root", "info", "known", "resolve"]
 
 with suppress(ModuleNotFoundError):  # until dassl.data is in the tree
+    from datasets.readers import CSV, DICOM, ImageFolder
     from datasets.registration import resolve
     from datasets.split_dataset import SplitDataset

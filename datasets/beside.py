@@ -51,13 +51,13 @@ def read_groups(split_path, base, files):
     files, groups = set(files), {}
     for top in sorted({f.split("/", 1)[0] for f in files if "/" in f}):
         if (table := Path(base) / top / "groups.csv").is_file():
-            groups |= {f"{top}/{file}": f"{top}/{group}" for file, group in _rows(table)}
+            groups |= {f"{top}/{file}": f"{top}/{group}" for file, group in read_rows(table)}
     if (table := Path(split_path).parent / "groups.csv").is_file():
-        groups |= dict(_rows(table))
+        groups |= dict(read_rows(table))
     return {file: group for file, group in groups.items() if file in files}
 
 
-def _rows(path):
+def read_rows(path):
     """(file, group) pairs of a groups.csv; the first line is a header, further columns are ignored."""
     with open(path, encoding="utf-8-sig", newline="") as f:
         rows = list(csv.reader(f))[1:]

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from dassl.utils.errors import MissingFile, UserError, unknown_name
 from dassl.utils.paths import REPO, cache_root
-
 from datasets.beside import read_facts
 from datasets.facts import question
 from datasets.split_file import read_split, safe_path

@@ -1,14 +1,14 @@
 """Every reader in Dassl's registry, and the names that are not there: folders with a split.json under DATA."""
 
 from dassl.data.datasets import DATASET_REGISTRY, set_fallback
-
 from datasets.locate import canonical, is_split_folder, not_found
-from datasets.split_dataset import reader
+from datasets.readers import CSV, DICOM, ImageFolder, reader
 from datasets.tables import TABLE
 
 for _name, _facts in TABLE.items():
     DATASET_REGISTRY.register(reader(_name, _facts))
-DATASET_REGISTRY.register(reader("phantom"))
+for _class in (reader("phantom"), ImageFolder, DICOM, CSV):
+    DATASET_REGISTRY.register(_class)
 
 
 def resolve(name, root=""):

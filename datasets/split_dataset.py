@@ -9,10 +9,10 @@ from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils.errors import ConfigError
 from dassl.utils.io import read_json, sha256_of, write_json
 from dassl.utils.paths import cache_root, slug
-
 from datasets import locate, sampling
 from datasets.beside import read_groups
-from datasets.split_file import PARTS, find_base
+from datasets.split_file import PARTS, find_base, read_split
+from datasets.tables import TABLE
 
 
 class SplitDataset(DatasetBase):
@@ -31,27 +31,30 @@ class SplitDataset(DatasetBase):
     name = ""
 
     def __init__(self, cfg):
-        split, self.root_dir, self.info = self.load(cfg)
-        self.split_path = split.path
-        self.dataset_dir = str(split.path.parent)
+        split = self.load(cfg)
+        self.split_path, self.dataset_dir = split.path, str(split.path.parent)
         lists = self._sampled(cfg, split)
         chosen = sampling.class_subset(range(len(split.classnames)), cfg.DATASET.SUBSAMPLE_CLASSES)
         self.knowledge_names = [split.classnames[old] for old in chosen]
         shown = self._shown_names(cfg)
         data = {part: [Datum(impath=self.impath(file), label=chosen[label], classname=shown[label])
                        for file, label, _ in lists[part] if label in chosen] for part in PARTS}
-        self._take_info(split, lists)
+        self.groups = {self.impath(file): group for file, group in self.file_groups.items()}
+        self.modality, self.wording = self.info.modality, self.info.wording
+        self.lateral, self.source_note = self.info.lateral, self.info.source_note
         super().__init__(train_x=data["train"], val=data["val"] or None, test=data["test"])
         self._fix_classes([shown[old] for old in chosen])
 
     def load(self, cfg):
-        """(Split, folder its paths start from, DatasetInfo): read, judged and found on disk."""
+        """The Split, read, judged and found on disk; sets root_dir, info and file_groups {relative file: group}."""
         name = locate.canonical(self.name or cfg.DATASET.NAME)
         path, bases = locate.find_split(name, cfg.DATASET.ROOT)
-        split = locate.read_split(path)
-        remedy = locate.prepare_command(name if name in locate.TABLE else "folder", locate.data_root(cfg.DATASET.ROOT))
-        base = find_base(split, bases, f"Make or mend it with: {remedy}")
-        return split, str(base), locate.describe(name, split.classnames, path)
+        split = read_split(path)
+        remedy = locate.prepare_command(name if name in TABLE else "folder", locate.data_root(cfg.DATASET.ROOT))
+        self.root_dir = str(find_base(split, bases, f"Make or mend it with: {remedy}"))
+        self.info = locate.describe(name, split.classnames, path)
+        self.file_groups = read_groups(path, self.root_dir, split.files())
+        return split
 
     def impath(self, file):
         return str(Path(self.root_dir, file))
@@ -80,12 +83,6 @@ class SplitDataset(DatasetBase):
             raise ConfigError(f"DATASET.CLASSNAMES is {mode!r}; use dataset or clinical")
         return [self.info.wording[n] for n in names] if mode == "clinical" else list(names)
 
-    def _take_info(self, split, lists):
-        groups = read_groups(split.path, self.root_dir, [file for rows in lists.values() for file, _, _ in rows])
-        self.groups = {self.impath(file): group for file, group in groups.items()}
-        self.modality, self.wording = self.info.modality, self.info.wording
-        self.lateral, self.source_note = self.info.lateral, self.info.source_note
-
     def _fix_classes(self, names):
         """The classes are those of the split, though a natural few-shot draw may have left one without image."""
         self._num_classes, self._classnames = len(names), names
@@ -96,10 +93,3 @@ def _record(lists, path):
     rows = {part: [list(entry) for entry in entries] for part, entries in lists.items()}
     if not path.is_file() or read_json(path) != rows:
         write_json(rows, path, indent=1)
-
-
-def reader(registry_name, facts=None):
-    """A SplitDataset class for a registry name or a folder under DATA."""
-    doc = f"{facts.family}: {facts.modality}, {len(facts.classes)} classes. {facts.home}" if facts else registry_name
-    return type(registry_name, (SplitDataset,), {"name": registry_name, "__doc__": doc, "facts": facts,
-                                                 "__module__": __name__})

@@ -1,0 +1,70 @@
+"""Images that are the same or nearly so.
+
+Exact: equal decoded pixels. Near: perceptual hashes at most NEAR of 64 bits apart, and grey thumbnails that
+correlate at least ALIKE: the hash proposes, the thumbnail confirms, since aligned films (chest, OCT) of
+different patients can share most hash bits.
+"""
+
+import numpy as np
+
+NEAR = 6  # bits
+ALIKE = 0.98  # correlation of the thumbnails
+BLOCK = 2048  # rows of the hash matrix compared at a time: (BLOCK, n) floats
+
+
+def exact_groups(seen):
+    """Lists of files with equal pixels, from {file: Seen}."""
+    groups = {}
+    for file, s in seen.items():
+        if not s.error:
+            groups.setdefault(s.pixels, []).append(file)
+    return [files for files in groups.values() if len(files) > 1]
+
+
+def near_pairs(seen, near=NEAR, alike=ALIKE):
+    """[(file, file, bits apart)] of images that look alike; exact copies are among them (0 bits)."""
+    files = [f for f, s in seen.items() if not s.error]
+    if len(files) < 2:
+        return []
+    signs = np.stack([_bits(seen[f].phash) for f in files]) * 2.0 - 1  # (n, 64) of +-1
+    signs = signs.astype(np.float32)
+    thumbs = np.stack([_standard(seen[f].thumb) for f in files])  # (n, THUMB^2), zero mean, unit norm
+    flat = ~thumbs.any(axis=1)  # an even image correlates with nothing: only its exact copies count
+    pairs = []
+    for start in range(0, len(files), BLOCK):
+        apart = (64 - signs[start:start + BLOCK] @ signs[start:].T) / 2  # (BLOCK, n - start)
+        rows, columns = np.nonzero(apart <= near)
+        later = columns > rows
+        left, right = rows[later] + start, columns[later] + start
+        like = np.einsum("ij,ij->i", thumbs[left], thumbs[right]) >= alike
+        same = np.array([seen[files[i]].pixels == seen[files[j]].pixels for i, j in zip(left, right)], bool)
+        like = (like & ~flat[left]) | same
+        pairs += [(files[i], files[j], int(apart[i - start, j - start])) for i, j in zip(left[like], right[like])]
+    return pairs
+
+
+def _bits(phash):
+    return np.unpackbits(np.frombuffer(bytes.fromhex(phash), np.uint8))
+
+
+def _standard(thumb):
+    values = np.frombuffer(bytes.fromhex(thumb), np.uint8).astype(np.float32)
+    values = values - values.mean()
+    norm = np.linalg.norm(values)
+    return values / norm if norm > 1 else np.zeros_like(values)
+
+
+def clusters(files, pairs):
+    """{file: name of its cluster}: files joined by any chain of pairs; the name is the first file of the chain."""
+    parent = {f: f for f in files}
+
+    def root(f):
+        while parent[f] != f:
+            parent[f] = parent[parent[f]]
+            f = parent[f]
+        return f
+
+    for a, b, *_ in pairs:
+        low, high = sorted((root(a), root(b)))
+        parent[high] = low
+    return {f: root(f) for f in files}

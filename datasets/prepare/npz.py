@@ -1,0 +1,51 @@
+"""MedMNIST: the arrays as PNG files, for tools that want files. The reader itself reads the npz."""
+
+from pathlib import Path
+
+from dassl.utils.errors import MissingFile
+from datasets import npz
+from datasets.prepare.base import Image, Raw
+
+
+def medmnist(raw, facts):
+    """Raw of an npz (a file, or a folder that holds one: the largest): its own parts, one PNG an image.
+
+    File names are those of the medmnist package: <part><index>_<label>.png.
+    """
+    raw = Path(raw).expanduser().absolute()
+    path = raw if raw.suffix == ".npz" else npz.find(facts.flag, [raw, raw / facts.flag], size=10**6)
+    if path is None or not path.is_file():
+        raise MissingFile(f"{raw}: no {facts.flag}.npz, {facts.flag}_64.npz, {facts.flag}_128.npz or "
+                          f"{facts.flag}_224.npz; they are at {facts.home}")
+    images = []
+    for part, rows in npz.split_lists(path, facts.classnames).items():
+        npz.array(str(path), f"{part}_images")  # before processes fork, so that they share it
+        images += [Image(path.parent / file, name, part, target=f"{part}/{part}{i}_{label}.png")
+                   for i, (file, label, name) in enumerate(rows)]
+    return Raw(images, facts.classnames, remarks=[f"from {path.name}{_published(path, facts.flag)}"])
+
+
+def _published(path, flag):
+    """', counts and MD5 as published' or what differs, from the medmnist package's table; '' without it."""
+    try:
+        from medmnist import INFO
+    except ImportError:
+        return ""
+    entry = INFO[flag]
+    size = path.stem.removeprefix(flag).lstrip("_")
+    wished = {part: entry["n_samples"][part] for part in npz.PARTS}
+    found = {part: len(npz.labels(path, part)) for part in npz.PARTS}
+    if found != wished:
+        return f"; counts {found}, published {wished}"
+    same = _md5(path) == entry.get(f"MD5_{size}" if size else "MD5")
+    return ", counts as published, " + ("MD5 as published" if same else "MD5 differs from the published one")
+
+
+def _md5(path):
+    import hashlib
+
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,84 @@
+"""Readers beyond a split file: a folder of class folders, a table, a MedMNIST npz; and the maker of readers."""
+
+from dassl.utils.errors import MissingFile, UserError
+from datasets import locate, npz, partition
+from datasets.prepare import own
+from datasets.split_dataset import SplitDataset
+from datasets.split_file import PARTS, Split, parse_split
+
+
+def reader(name, facts=None):
+    """A reader class for a public set (a row of the table) or for a folder under DATA (no row)."""
+    base = ArrayDataset if facts and facts.flag else SplitDataset
+    doc = f"{facts.family}: {facts.modality}, {len(facts.classes)} classes. {facts.home}" if facts else name
+    return type(name, (base,), {"name": name, "facts": facts, "__doc__": doc, "__module__": __name__})
+
+
+class ArrayDataset(SplitDataset):
+    """A MedMNIST set: its split file where one was made, else the npz itself, DATA/<flag>[_<size>].npz or below
+    DATA/<flag>/ or where the medmnist package keeps it; no file is written."""
+
+    facts = None
+
+    def load(self, cfg):
+        try:
+            return super().load(cfg)
+        except MissingFile as missing:
+            root = locate.data_root(cfg.DATASET.ROOT)
+            path = npz.find(self.facts.flag, npz.folders(root, self.facts.flag), max(cfg.INPUT.SIZE))
+            if path is None:
+                wish = f"put {self.facts.flag}_224.npz (or another size) into {root}"
+                raise MissingFile(f"{missing}; or {wish}") from None
+        lists = npz.split_lists(path, self.facts.classnames)
+        self.root_dir, self.file_groups = str(path.parent), {}
+        self.info = locate.describe(self.facts.name, self.facts.classnames)
+        return Split(path, classnames=self.facts.classnames, **lists)
+
+
+class ImageFolder(SplitDataset):
+    """DATASET.ROOT is the folder: <class>/<image>, or <train|val|test>/<class>/<image>.
+
+    Without such parts images are split 70/10/20 by class with a fixed seed of its own, by groups.csv where there
+    is one: the same folder gives the same parts on every machine. To keep the split in a file, use
+    scripts/prepare_dataset.py folder.
+    """
+
+    def load(self, cfg):
+        path = locate.data_root(cfg.DATASET.ROOT)
+        base = path if path.is_dir() else path.parent
+        raw = self.raw(path)
+        split, self.file_groups = in_memory(raw, base)
+        self.root_dir = str(base)
+        self.info = locate.describe(type(self).__name__, split.classnames, split.path)
+        return split
+
+    def raw(self, path):
+        return own.class_folders(path)
+
+
+class DICOM(ImageFolder):
+    """As ImageFolder, for folders of DICOM files (any image will do): windowed by their own headers when read."""
+
+
+class CSV(ImageFolder):
+    """DATASET.ROOT is a table path,label[,split][,group]; paths are relative to its folder."""
+
+    def raw(self, path):
+        return own.table(path)
+
+
+def in_memory(raw, base, seed=1):
+    """(Split, {file: group}) of a Raw whose files stay where they are; paths are relative to `base`."""
+    outside = [im.source for im in raw.images if not im.source.is_relative_to(base)]
+    if outside:
+        raise UserError(f"{outside[0]} is outside {base}; paths are relative to the folder of the table")
+    files = [im.source.relative_to(base).as_posix() for im in raw.images]
+    classes = [im.classname for im in raw.images]
+    groups = [f"id {im.group}" if im.group else f"one {file}" for im, file in zip(raw.images, files)]
+    parts = partition.complete([im.part for im in raw.images], classes, groups, raw.ratios, seed)
+    label = {name: i for i, name in enumerate(raw.classnames)}
+    lists = {part: [] for part in PARTS}
+    for file, name, part in zip(files, classes, parts):
+        lists[part].append([file, label[name], name])
+    ids = {file: im.group for file, im in zip(files, raw.images) if im.group}
+    return parse_split(lists, base / "split.json"), ids

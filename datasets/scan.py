@@ -1,0 +1,123 @@
+"""Opening every image once: does it decode, how large is it, and what does it look like. Remembered in the cache."""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dassl.utils.errors import UserError
+from dassl.utils.paths import cache_root
+
+THUMB = 16  # pixels a side of the grey thumbnail that confirms a near duplicate
+VERSION = 1  # of a line in the journal
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image: `error` is "" if it decodes; `pixels` hashes the decoded RGB, `phash` (64 bits, hex) its look."""
+
+    size: tuple = (0, 0)
+    mode: str = ""  # as stored: L, RGB, P, CMYK, I;16, DICOM ...
+    pixels: str = ""
+    phash: str = ""
+    thumb: str = ""  # hex of THUMB x THUMB grey values
+    error: str = ""
+
+
+def look(path):
+    """The Seen of one file; a file that can't be read is told in `error`, never raised."""
+    import imagehash
+    from PIL import Image
+
+    from dassl.utils import read_image
+
+    try:
+        image = read_image(str(path))
+        mode = stored_mode(path)
+    except (UserError, OSError) as error:
+        return Seen(error=str(error))
+    grey = image.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
+    digest = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).hexdigest()
+    return Seen(image.size, mode, digest, str(imagehash.phash(image)), np.asarray(grey).tobytes().hex())
+
+
+def stored_mode(path):
+    """Pillow's mode of the file as it is stored; DICOM is called DICOM."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.mode
+    except UnidentifiedImageError:
+        return "DICOM"
+
+
+def scan(files, workers=None, label="images", progress=True):
+    """{file: Seen} for all files, on all cores, continued where an earlier scan of the same files stopped.
+
+    Results lie under the cache, one line a file, keyed by path, size and time of change: a second call reads
+    them. Delete <cache>/scan to look again.
+    """
+    files = [str(f) for f in files]
+    keys = {f: _key(f) for f in files}
+    journal = _journal(files)
+    known = _read_journal(journal)
+    found = {f: known[keys[f]] for f in files if keys[f] in known}
+    todo = [f for f in files if f not in found]
+    if not todo:
+        return found
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with open(journal, "a", encoding="utf-8") as out, closing(_looks(todo, workers)) as looks:
+        for file, seen in _bar(zip(todo, looks), len(todo), label, progress):
+            out.write(json.dumps([VERSION, keys[file], asdict(seen)]) + "\n")
+            found[file] = seen
+    return found
+
+
+def _looks(files, workers):
+    workers = workers or os.cpu_count() or 1
+    if workers == 1 or len(files) < 64:
+        yield from map(look, files)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(look, files, chunksize=32)
+
+
+def _bar(rows, total, label, progress):
+    from tqdm import tqdm
+
+    return tqdm(rows, total=total, desc=label, unit="img", disable=not progress or None)
+
+
+def _journal(files):
+    """One journal for a folder tree: named by the common folder of the files."""
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(f)) for f in files]) if files else "none"
+    return cache_root() / "scan" / f"{Path(folder).name}-{hashlib.sha256(folder.encode()).hexdigest()[:12]}.jsonl"
+
+
+def _key(file):
+    try:
+        state = os.stat(file)
+    except OSError:
+        return f"{file}|absent"
+    return f"{os.path.abspath(file)}|{state.st_size}|{state.st_mtime_ns}"
+
+
+def _read_journal(path):
+    """{key: Seen}; a line cut short by a killed scan is skipped."""
+    known = {}
+    if path.is_file():
+        with open(path, encoding="utf-8") as f:
+            for line in f:
+                try:
+                    version, key, seen = json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+                if version == VERSION:
+                    known[key] = Seen(**{**seen, "size": tuple(seen["size"])})
+    return known

@@ -1,0 +1,134 @@
+#!/usr/bin/env python
+"""Raw images in, a split out: DATA/<name>/ with split.json, groups.csv, dataset.json and the images (links).
+
+    python scripts/prepare_dataset.py folder --raw ~/my_images --name mydata   # <class>/<image>, or train|val|test/...
+    python scripts/prepare_dataset.py csv --raw labels.csv --name mydata       # path,label[,split][,group]
+    python scripts/prepare_dataset.py BUSI --raw ~/Downloads/Dataset_BUSI_with_GT --root data
+    python scripts/prepare_dataset.py BUSI --download                            # where to get it, or getting it
+
+Official partitions are kept; otherwise images are split 70/10/20 by class, seeded, with all images of one patient
+(lesion, slide ...) in one part. `val` is never part of the test set. Stopped half way, the same command goes on.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dassl.utils.errors import UserError, run_main
+from datasets.locate import canonical, data_root, prepare_command
+from datasets.prepare import own
+from datasets.prepare.run import Options, counts, make, table
+from datasets.split_file import PARTS, safe_path
+from datasets.tables import TABLE
+
+OWN = ("folder", "csv", "dicom")
+
+
+def arguments(argv=None):
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("dataset", metavar="NAME", help="folder, csv, dicom, or a public set: " + ", ".join(TABLE.sets()))
+    p.add_argument("--raw", help="folder (or table) with the unpacked download")
+    p.add_argument("--root", default="", help="where data sets live (default: $DATA, else data/ here)")
+    p.add_argument("--name", help="name of your own set (folder, csv, dicom)")
+    p.add_argument("--seed", type=int, default=1, help="of the random partition")
+    p.add_argument("--ratios", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="default 70 10 20")
+    p.add_argument("--group-regex", help="finds the patient id in a path; the first bracket counts")
+    p.add_argument("--groups", help="table file,group (default: groups.csv in the raw folder)")
+    p.add_argument("--copy", action="store_true", help="copy images instead of linking them")
+    p.add_argument("--resize", type=int, default=0, metavar="N", help="shrink copies to N pixels (shorter side)")
+    p.add_argument("--modality", help='phrase for the LLM question, e.g. "chest X-ray image"')
+    p.add_argument("--note", help="words that travel with every table of this set")
+    p.add_argument("--lateral", action="store_true", help="left and right mean something: never flip")
+    p.add_argument("--on-bad-image", choices=("error", "skip"), default="error", help="unreadable images")
+    p.add_argument("--no-verify", action="store_true", help="do not open every image first")
+    p.add_argument("--no-duplicates", action="store_true", help="do not keep near duplicates in one part")
+    p.add_argument("--workers", type=int, help="processes (default: all cores)")
+    p.add_argument("--download", action="store_true", help="fetch the raw data where it is open, else say how")
+    return p.parse_args(argv)
+
+
+def main(argv=None):
+    args = arguments(argv)
+    name = args.dataset if args.dataset in OWN else canonical(args.dataset)
+    if name not in OWN and name not in TABLE:
+        from datasets.locate import not_found
+
+        raise not_found(args.dataset, args.root)
+    if args.download:
+        from datasets.prepare.download import fetch
+
+        args.raw = fetch(TABLE.get(name), args.raw)
+        if args.raw is None:
+            return 0
+    if not args.raw:
+        raise UserError(f"{name}: --raw is missing, the folder with the unpacked download: "
+                        f"{prepare_command(name, data_root(args.root))}")
+    raw, split_path, facts = describe(name, args)
+    lists = make(raw, raw_folder(args.raw), split_path, options(args), facts)
+    report(name, raw, lists, split_path, args)
+    return 0
+
+
+def options(args):
+    if args.ratios and (min(args.ratios) < 0 or args.ratios[0] <= 0 or args.ratios[2] <= 0):
+        raise UserError(f"--ratios {args.ratios}: train and test need a share above 0")
+    ratios = tuple(r / sum(args.ratios) for r in args.ratios) if args.ratios else None
+    if args.resize < 0:
+        raise UserError(f"--resize {args.resize}: a number of pixels above 0")
+    return Options(args.seed, ratios, args.copy, args.resize, not args.no_verify, args.on_bad_image,
+                   not args.no_duplicates, args.workers, progress=True)
+
+
+def raw_folder(raw):
+    path = Path(raw).expanduser().absolute()
+    return path if path.is_dir() else path.parent
+
+
+def describe(name, args):
+    """(Raw, path of the split to write, facts for dataset.json)."""
+    facts = {key: value for key, value in (("modality", args.modality), ("note", args.note),
+                                           ("lateral", args.lateral or None)) if value}
+    if name in OWN:
+        if not args.name:
+            raise UserError(f"{name}: --name is missing, the name your data set will have")
+        if not re.fullmatch(r"[\w.\- ]+", args.name):
+            raise UserError(f"--name {args.name!r}: letters, digits, blanks, '.', '_' and '-' only")
+        if canonical(args.name) in TABLE:
+            raise UserError(f"--name {args.name!r} is a public set's name; choose another")
+        raw = own.table(args.raw, args.group_regex) if name == "csv" else \
+            own.class_folders(args.raw, args.group_regex, args.groups)
+        return raw, data_root(args.root) / safe_path(args.name, "--name") / "split.json", facts
+    from datasets.prepare.table import prepare
+
+    layout = TABLE[name].layouts[0]
+    return prepare(name, args.raw), data_root(args.root) / layout.folder / layout.split, facts
+
+
+def report(name, raw, lists, split_path, args):
+    """What was made, from which key, and what differs from the published numbers."""
+    print(table(lists, raw.classnames))
+    official = sorted({im.part for im in raw.images} - {""})
+    print(f"partition: {'official ' + ', '.join(official) if official else 'stratified, seed ' + str(args.seed)}"
+          + (", val held out of train" if official and "val" not in official and lists["val"] else ""))
+    print(f"grouped by: {raw.key or 'nothing - no id was given, images of one patient may be in several parts'}")
+    for remark in raw.remarks:
+        print(f"note: {remark}")
+    for line in differing(name, raw, lists):
+        print(f"warning: {line}")
+    print(f"written: {split_path}")
+    print(f"use it:  DATA={split_path.parent.parent} bash scripts/cilmp/few_shot.sh "
+          f"{name if name in TABLE else split_path.parent.name}")
+
+
+def differing(name, raw, lists):
+    """Lines about counts that are not the published ones."""
+    published = TABLE[name].counts if name in TABLE else ()
+    found = [sum(counts(lists, raw.classnames, p)[c] for p in PARTS) for c in raw.classnames]
+    return [f"{c}: {n} images, published {p}" for c, n, p in zip(raw.classnames, found, published) if n != p]
+
+
+if __name__ == "__main__":
+    run_main(main)
