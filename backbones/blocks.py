@@ -1,0 +1,134 @@
+"""One transformer block for every family, with q, k, v and out as Linears of their own.
+
+open_clip and timm keep q, k and v in one matrix, BERT in three; rank space, peft and low-rank adapters want to
+reach each alone. `convert` turns a block of any of the three into a `Block` with the same weights, norms
+(eps and casts kept) and activation. Dropout is left out: the towers here are frozen and run in eval mode.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dassl.utils.errors import UserError
+
+
+class Block(nn.Module):
+    """Self-attention and MLP on rows x (..., w).
+
+        pre-norm:   x = x + ls1(out(mix(ln1 x)));   x + ls2(proj(act(fc(ln2 x))))
+        post-norm:  x = ln1(x + out(mix(x)));       ln2(x + proj(act(fc(x))))
+
+    Args:
+        norm: "pre" (CLIP, timm) or "post" (BERT).
+        heads: attention heads.
+        parts: modules ln1, q, k, v, out, ln2, fc, act, proj; ls1 and ls2 where the block has layer scale.
+    """
+
+    def __init__(self, norm, heads, **parts):
+        super().__init__()
+        self.norm, self.heads = norm, heads
+        for name in ("ln1", "q", "k", "v", "out", "ls1", "ln2", "fc", "act", "proj", "ls2"):
+            setattr(self, name, parts.pop(name, None) or nn.Identity())
+        assert norm in ("pre", "post") and not parts
+
+    @property
+    def width(self):
+        return self.q.in_features
+
+    def attend_input(self, x):
+        """What q, k and v read of the residual stream x."""
+        return self.ln1(x) if self.norm == "pre" else x
+
+    def finish(self, x, mixed):
+        """Block output from the residual stream x and the attention mix (before `out`), both (..., w)."""
+        if self.norm == "pre":
+            x = x + self.ls1(self.out(mixed))
+            return x + self.ls2(self.proj(self.act(self.fc(self.ln2(x)))))
+        x = self.ln1(x + self.out(mixed))
+        return self.ln2(x + self.proj(self.act(self.fc(x))))
+
+    def forward(self, x, mask=None):
+        """Full self-attention over (N, S, w); mask additive or bool (True = look), or None."""
+        y = self.attend_input(x)
+        return self.finish(x, self.mix(self.q(y), self.k(y), self.v(y), mask))
+
+    def mix(self, q, k, v, mask=None):
+        """Attention of queries (N, s, w) to keys and values (N, S, w): (N, s, w)."""
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))  # (N, heads, ., e)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2)
+
+
+def convert(block):
+    """A `Block` from a block of open_clip, timm or BERT.
+
+    Raises:
+        UserError: a block with parts that `Block` has not (q/k norms, gates, rotary positions ...).
+    """
+    kind = type(block).__name__
+    makers = {"ResidualAttentionBlock": from_open_clip, "Block": from_timm, "BertLayer": from_bert}
+    if kind not in makers:
+        raise UserError(f"transformer blocks of type {kind} are not supported; choose a plain ViT, RN, BERT or SigLIP")
+    return makers[kind](block)
+
+
+def from_open_clip(block):
+    """Block of an open_clip ResidualAttentionBlock."""
+    attn = block.attn
+    q, k, v = _split(attn.in_proj_weight, attn.in_proj_bias)
+    return Block(
+        "pre", attn.num_heads, q=q, k=k, v=v, out=_linear(attn.out_proj.weight, attn.out_proj.bias),
+        ln1=block.ln_1, ls1=block.ls_1, ln2=block.ln_2, ls2=block.ls_2,
+        fc=block.mlp.c_fc, act=block.mlp.gelu, proj=block.mlp.c_proj,
+    )  # fmt: skip
+
+
+def from_timm(block):
+    """Block of a timm vision_transformer.Block."""
+    attn, mlp = block.attn, block.mlp
+    extras = [attn.q_norm, attn.k_norm, getattr(attn, "norm", None), getattr(attn, "gate", None), mlp.norm]
+    if any(not isinstance(m, (nn.Identity, type(None))) for m in extras):
+        raise UserError("timm blocks with q/k norms, scale norms or gates are not supported")
+    q, k, v = _split(attn.qkv.weight, attn.qkv.bias)
+    return Block(
+        "pre", attn.num_heads, q=q, k=k, v=v, out=attn.proj,
+        ln1=block.norm1, ls1=block.ls1, ln2=block.norm2, ls2=block.ls2, fc=mlp.fc1, act=mlp.act, proj=mlp.fc2,
+    )  # fmt: skip
+
+
+def from_bert(layer):
+    """Block of a transformers BertLayer (an encoder layer)."""
+    attn = layer.attention
+    act = layer.intermediate.intermediate_act_fn
+    return Block(
+        "post", attn.self.num_attention_heads, q=attn.self.query, k=attn.self.key, v=attn.self.value,
+        out=attn.output.dense, ln1=attn.output.LayerNorm, fc=layer.intermediate.dense,
+        act=act if isinstance(act, nn.Module) else _Function(act), proj=layer.output.dense,
+        ln2=layer.output.LayerNorm,
+    )  # fmt: skip
+
+
+def _split(weight, bias):
+    """q, k, v Linears of a fused (3w, w) weight."""
+    biases = [None] * 3 if bias is None else bias.chunk(3)
+    return [_linear(w, b) for w, b in zip(weight.chunk(3), biases)]
+
+
+def _linear(weight, bias):
+    """A Linear with copies of the given tensors."""
+    with torch.device("meta"):
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    linear.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach().clone())
+    return linear
+
+
+class _Function(nn.Module):
+    """A plain function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)

@@ -1,0 +1,61 @@
+"""What a family hands to the text tower."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+
+@dataclass
+class TextParts:
+    """Modules and facts of one text tower.
+
+    | family            | causal | pad_masked | pooled  | starts |
+    |-------------------|--------|------------|---------|--------|
+    | OpenAI, open_clip | yes    | -          | "eos"   | yes    |
+    | BERT              | no     | yes        | "first" | yes    |
+    | SigLIP            | no     | no         | "last"  | no     |
+
+    blocks: `Block`s in order.
+    token_embedding: nn.Embedding (V, d_t).
+    position: nn.Parameter, at least (context_length, d_t).
+    project: module (..., d_t) -> (..., d), applied after final_norm to the pooled token.
+    tokenizer: (list of str, context_length=T) -> LongTensor (C, T), end token kept when cut.
+    starts: whether texts begin with a start token (SOS, CLS).
+    embed_norm, type_embedding: BERT's LayerNorm after the embeddings and its (d_t,) of token type 0.
+    """
+
+    blocks: list
+    token_embedding: nn.Embedding
+    position: nn.Parameter
+    project: nn.Module
+    tokenizer: Callable
+    context_length: int
+    causal: bool
+    pad_masked: bool
+    pooled: str
+    starts: bool
+    heads: int
+    pad_id: int = 0
+    final_norm: nn.Module = field(default_factory=nn.Identity)
+    embed_norm: nn.Module = None
+    type_embedding: nn.Parameter = None
+
+
+class Projection(nn.Module):
+    """x @ weight: CLIP keeps its projections as a (width, d) matrix."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone())
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+def as_projection(weight):
+    """A module from what towers keep as projection: a matrix, a Linear or nothing."""
+    if weight is None:
+        return nn.Identity()
+    return weight if isinstance(weight, nn.Module) else Projection(torch.as_tensor(weight))
