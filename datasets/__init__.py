@@ -3,15 +3,17 @@
     datasets.info("BUSI", root)      class names, modality phrase, wording (no image is opened)
     datasets.resolve("mydata", root) the reader class; any folder with a split.json under the root is a data set
     datasets.known(root)             [(name, one line)]
+    datasets.overlap("ISIC", "DERMAMNIST")  what two sets share; refuse_overlap raises
 """
 
 from contextlib import suppress
 
 from datasets.locate import DatasetInfo, canonical, data_root, info, known
+from datasets.overlap import overlap, refuse_overlap
 from datasets.tables import TABLE
 
 __all__ = ["CSV", "DICOM", "TABLE", "DatasetInfo", "ImageFolder", "SplitDataset", "canonical",
-           "data_root", "info", "known", "resolve"]
+           "data_root", "info", "known", "overlap", "refuse_overlap", "resolve"]
 
 with suppress(ModuleNotFoundError):  # until dassl.data is in the tree
     from datasets.readers import CSV, DICOM, ImageFolder

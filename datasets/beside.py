@@ -1,7 +1,7 @@
 """What may lie beside a split: dataset.json (modality, note, lateral ...) and groups.csv (patients, lesions).
 
     dataset.json   {"modality": "chest X-ray image", "wording": {"normal": "normal lungs"}, "note": "...",
-                    "lateral": true, "clinical": {...}}; every key may be absent
+                    "lateral": true, "sources": ["nih-cxr"]}; every key may be absent
     groups.csv     file,group - a header line, then one line a file; equal group = same patient, lesion, slide
 
 A split `x.json` that is not called split.json has its own `x.dataset.json`: two splits may share a folder.
@@ -15,7 +15,10 @@ from dassl.utils.io import read_json
 
 CONFOUNDED = "source-confounded, not a clinical result"
 NOTES = {name: CONFOUNDED for name in ("covid_xray", "mixed_six", "blood_cells")}  # known trial sets, by folder name
-KEYS = {"name": str, "modality": str, "modalities": dict, "wording": dict, "note": str, "lateral": bool}
+SOURCES = {"covid_xray": ["nih-cxr", "cohen-covid"], "blood_cells": ["bccd"],
+           "mixed_six": ["nih-cxr", "cohen-covid", "bccd"]}
+KEYS = {"name": str, "modality": str, "modalities": dict, "wording": dict, "note": str, "lateral": bool,
+        "sources": list}
 
 
 def facts_path(split_path):
@@ -39,11 +42,13 @@ def read_facts(split_path):
     for folder in (split_path.parent, split_path.parent.resolve()):
         if folder.name in NOTES:
             facts.setdefault("note", NOTES[folder.name])
+            facts.setdefault("sources", SOURCES[folder.name])
     return facts
 
 
-def read_groups(split_path, base, files):
-    """{relative file: group id} for the `files` that a groups.csv speaks of; {} without one.
+def read_groups(split_path, base, files, facts=None):
+    """{relative file: group id} for the `files` that a groups.csv speaks of; without one, the ids that the file
+    names of a public set (`facts`) carry.
 
     Looked for beside the split, then in each top folder of the files under `base`, so that a split over
     several data sets (mixed_six) uses theirs; ids then carry that folder's name and can't collide.
@@ -54,6 +59,8 @@ def read_groups(split_path, base, files):
             groups |= {f"{top}/{file}": f"{top}/{group}" for file, group in read_rows(table)}
     if (table := Path(split_path).parent / "groups.csv").is_file():
         groups |= dict(read_rows(table))
+    if not groups and facts:
+        return {file: group for file in files if (group := facts.group_of(file))}
     return {file: group for file, group in groups.items() if file in files}
 
 

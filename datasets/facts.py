@@ -1,5 +1,6 @@
 """The facts of a public set: one row that feeds the reader, the preparation, the docs table and the LLM question."""
 
+import re
 from dataclasses import dataclass, field
 
 from dassl.utils.errors import UserError
@@ -34,6 +35,7 @@ class Facts:
     aliases: tuple = ()  # other registry names
     dialect: dict = field(default_factory=dict)  # wording of class names of other published split files
     sources: tuple = ()  # ids of the image collections in it; two sets that share one overlap
+    pattern: str = ""  # regular expression on a file name; its brackets together are the group id
     flag: str = ""  # MedMNIST file
     download: str = ""  # where it is open: zenodo:<record>, kaggle:<owner/name>, url:<...>
     click: str = ""  # where it is not: what to do on the page
@@ -45,6 +47,10 @@ class Facts:
     @property
     def classnames(self):
         return tuple(name for name, _ in self.classes)
+
+    def group_of(self, file):
+        """The group id that a file name carries, "" where it carries none."""
+        return group_id(re.compile(self.pattern), file.rsplit("/", 1)[-1]) if self.pattern else ""
 
     def wording(self):
         """{class name: wording} for names of every dialect; the name itself where nothing is clearer."""
@@ -64,6 +70,21 @@ class Table(dict):
     def sets(self):
         """Each set once, in the order of the table."""
         return list(dict.fromkeys(facts.name for facts in self.values()))
+
+
+def compile_pattern(pattern, option="--group-regex"):
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{option} {pattern!r} is not a regular expression ({error})") from None
+
+
+def group_id(pattern, text):
+    """The id a compiled pattern finds in a text: its brackets joined by blanks, else the whole match, else ""."""
+    match = pattern.search(text)
+    if not match:
+        return ""
+    return " ".join(g for g in match.groups() if g) if pattern.groups else match.group(0)
 
 
 def article(phrase):

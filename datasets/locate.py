@@ -35,6 +35,7 @@ class DatasetInfo:
     modalities: dict = field(default_factory=dict)  # class name -> phrase, where classes differ in modality
     home: str = ""
     licence: str = ""
+    sources: tuple = ()  # ids of the image collections in it
     split_path: Path | None = None
 
     def questions(self):
@@ -156,4 +157,5 @@ def describe(name, classnames, split_path=None):
         wording={c: wording.get(c, c) for c in classnames},
         source_note=beside.get("note", facts.note if facts else ""),
         lateral=beside.get("lateral", facts.lateral if facts else False),
+        sources=tuple(beside.get("sources", facts.sources if facts else ())),
         home=facts.home if facts else "", licence=facts.licence if facts else "", split_path=split_path)

@@ -53,7 +53,7 @@ class SplitDataset(DatasetBase):
         remedy = locate.prepare_command(name if name in TABLE else "folder", locate.data_root(cfg.DATASET.ROOT))
         self.root_dir = str(find_base(split, bases, f"Make or mend it with: {remedy}"))
         self.info = locate.describe(name, split.classnames, path)
-        self.file_groups = read_groups(path, self.root_dir, split.files())
+        self.file_groups = read_groups(path, self.root_dir, split.files(), TABLE.get(name))
         return split
 
     def impath(self, file):

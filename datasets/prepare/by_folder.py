@@ -18,13 +18,11 @@ class ByFolder:
     parts: dict = field(default_factory=dict)  # folder -> official part
     skip: tuple = ()  # folders whose images don't count
     drop: str = ""  # regular expression of file names that don't count
-    group: str = ""  # regular expression on the file name; its brackets together are the id
-    key: str = ""  # what that id is
     ratios: tuple = (0.7, 0.1, 0.2)
     duplicates: bool = False  # no id: near duplicates stay in one part
 
-    def prepare(self, raw, classnames):
-        raw = need_folder(raw)
+    def prepare(self, raw, facts):
+        raw, classnames = need_folder(raw), facts.classnames
         classes = {_plain(k): v for k, v in self.classes.items()}
         parts = {_plain(k): v for k, v in self.parts.items()}
         skip = set(map(_plain, self.skip))
@@ -40,14 +38,10 @@ class ByFolder:
             key = (part, name, file.name)
             if seen.setdefault(key, file) != file:  # the same tree a second time inside the download
                 continue
-            images.append(Image(file, name, part, self._group(file.name)))
+            images.append(Image(file, name, part, facts.group_of(file.name)))
         self._check(images, classnames, raw)
-        return Raw(images, tuple(classnames), self.key if any(im.group for im in images) else "", self.ratios,
-                   self.duplicates)
-
-    def _group(self, name):
-        match = re.search(self.group, name) if self.group else None
-        return " ".join(g for g in match.groups() if g) if match else ""
+        key = facts.group if any(im.group for im in images) else ""
+        return Raw(images, classnames, key, self.ratios, self.duplicates)
 
     def _check(self, images, classnames, raw):
         found = {im.classname for im in images}
@@ -77,20 +71,17 @@ ROWS = {
                        "notumor": "normal brain"}, parts={"Training": "train", "Testing": "test"}),
     "CHMNIST": ByFolder({"01_TUMOR": "tumour epithelium", "02_STROMA": "simple stroma", "03_COMPLEX": "complex stroma",
                          "04_LYMPHO": "immune cells", "05_DEBRIS": "debris", "06_MUCOSA": "normal mucosal glands",
-                         "07_ADIPOSE": "adipose tissue", "08_EMPTY": "empty background"},
-                        group=r"(CRC-Prim-HE-\d+)", key="slide id in the file name"),
+                         "07_ADIPOSE": "adipose tissue", "08_EMPTY": "empty background"}),
     "COVID_19": ByFolder({"COVID": "covid lungs", "Lung_Opacity": "lung opacity lungs",
                           "Viral Pneumonia": "viral pneumonia lungs", "Normal": "normal lungs"}, skip=("masks",)),
     "CTKidney": ByFolder({"Cyst": "cyst kidney", "Stone": "kidney stone", "Tumor": "kidney tumor",
                           "Normal": "normal kidney"}),
     "KneeXray": ByFolder({"0": "healthy knee", "1": "doubtful osteoarthritis", "2": "minimal osteoarthritis",
                           "3": "moderate osteoarthritis", "4": "severe osteoarthritis"},
-                         parts={"train": "train", "val": "val", "test": "test"}, skip=("auto_test",),
-                         group=r"^(\d+)[LR]", key="patient number before L or R"),
+                         parts={"train": "train", "val": "val", "test": "test"}, skip=("auto_test",)),
     "LungColon": ByFolder({"colon_aca": "colon adenocarcinoma", "colon_n": "colon benign tissue",
                            "lung_aca": "lung adenocarcinoma", "lung_n": "lung benign tissue",
                            "lung_scc": "lung squamous cell carcinoma"}),
     "RETINA": ByFolder({"diabetic_retinopathy": "diabetic retinopathy", "glaucoma": "glaucoma",
-                        "cataract": "cataract", "normal": "normal retina"},
-                       group=r"^(\d+)_(?:left|right)(\.\w+)$", key="source (by suffix) + patient number"),
+                        "cataract": "cataract", "normal": "normal retina"}),
 }

@@ -5,6 +5,7 @@ from pathlib import Path
 from dassl.utils.errors import MissingFile
 from datasets import npz
 from datasets.prepare.base import Image, Raw
+from datasets.prepare.download import md5_of
 
 
 def medmnist(raw, facts):
@@ -37,15 +38,5 @@ def _published(path, flag):
     found = {part: len(npz.labels(path, part)) for part in npz.PARTS}
     if found != wished:
         return f"; counts {found}, published {wished}"
-    same = _md5(path) == entry.get(f"MD5_{size}" if size else "MD5")
+    same = md5_of(path) == entry.get(f"MD5_{size}" if size else "MD5")
     return ", counts as published, " + ("MD5 as published" if same else "MD5 differs from the published one")
-
-
-def _md5(path):
-    import hashlib
-
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

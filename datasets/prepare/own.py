@@ -1,10 +1,10 @@
 """Your own images: a folder of class folders, or a table."""
 
-import re
 from pathlib import Path
 
 from dassl.utils.errors import MissingFile, UserError
 from datasets.beside import read_rows
+from datasets.facts import compile_pattern, group_id
 from datasets.prepare.base import Image, Raw, column, find_images, need_folder, read_table
 
 PART_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
@@ -16,7 +16,7 @@ def class_folders(raw, group_regex=None, groups_file=None):
 
     Class names are the folder names, underscores as blanks, in alphabetical order. Groups come from a table
     (file,group; default <raw>/groups.csv) or from a regular expression searched in the path below `raw`, whose
-    first bracket (or whole match) is the id.
+    brackets (or whole match) are the id.
     """
     raw = need_folder(raw)
     files = find_images(raw)
@@ -43,16 +43,8 @@ def _groups(raw, regex, table):
     """(function relative path -> group or "", the key in words)."""
     table = Path(table).expanduser() if table else raw / "groups.csv"
     if regex:
-        try:
-            pattern = re.compile(regex)
-        except re.error as error:
-            raise UserError(f"--group-regex {regex!r} is not a regular expression ({error})") from None
-
-        def from_name(file):
-            match = pattern.search(file)
-            return (match.group(1) if pattern.groups else match.group(0)) or "" if match else ""
-
-        return from_name, f"regular expression {regex!r} on the path"
+        pattern = compile_pattern(regex)
+        return lambda file: group_id(pattern, file), f"regular expression {regex!r} on the path"
     if table.is_file():
         ids = dict(read_rows(table))
         return lambda file: ids.get(file, ""), f"{table.name}"
@@ -104,5 +96,4 @@ def _part(row, present, path):
 def row_group(row, present, path, regex=None):
     if "group" in present:
         return column(row, "group", path)
-    match = re.search(regex, column(row, "path", path)) if regex else None
-    return (match.group(1) if match.re.groups else match.group(0)) if match else ""
+    return group_id(compile_pattern(regex), column(row, "path", path)) if regex else ""

@@ -13,7 +13,7 @@ PREPARERS = {
     "APTOS": by_table.aptos, "CHAOYANG": by_table.chaoyang, "Derm7pt": by_table.derm7pt,
     "FETAL_US": by_table.fetal_us, "ISIC": by_table.isic, "ODIR": by_table.odir, "ODIR2": by_table.odir2,
     "PNEUMONIA2": partial(pneumonia, wanted="PNEUMONIA2"), "PNEUMONIA3": partial(pneumonia, wanted="PNEUMONIA3"),
-    **{name: partial(row.prepare, classnames=TABLE[name].classnames) for name, row in ROWS.items()},
+    **{name: partial(row.prepare, facts=TABLE[name]) for name, row in ROWS.items()},
     **{name: partial(medmnist, facts=TABLE[name]) for name in TABLE.sets() if TABLE[name].flag},
 }
 

@@ -1,0 +1,204 @@
+"""What can be said against a split: findings, notes and what was not looked at. Nothing is changed.
+
+A finding is something a reviewer would object to: files that are not there or don't decode, a class without test
+images, a patient or a picture in two partitions. A note is worth knowing: imbalance, image sizes, copies inside
+one partition.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+from dassl.utils.errors import MissingFile, UserError
+from datasets import duplicates, locate
+from datasets.beside import read_groups
+from datasets.scan import scan
+from datasets.split_file import PARTS, find_base, read_split
+from datasets.tables import TABLE
+
+
+@dataclass
+class Report:
+    """Lines of one kind each; `clean` if nothing is in `findings`."""
+
+    name: str
+    findings: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
+    passed: list = field(default_factory=list)
+    unchecked: list = field(default_factory=list)
+    split: object = None
+    base: Path | None = None
+    seen: dict = field(default_factory=dict)
+
+    @property
+    def clean(self):
+        return not self.findings
+
+    def say(self, bad, good):
+        """`bad` as a finding if it says something, else `good` as passed."""
+        (self.findings if bad else self.passed).append(bad or good)
+
+    def text(self):
+        kinds = (("ok", self.passed), ("note", self.notes), ("--", self.unchecked), ("FOUND", self.findings))
+        return "\n".join(f"{kind:<6} {line}" for kind, lines in kinds for line in lines)
+
+
+def check(name, root="", pixels=True, pattern="", workers=None, progress=True):
+    """The Report on a data set by name, or on a split file by path.
+
+    Args:
+        name: a data set, or a file; `split_<NAME>.json` says which public set it is.
+        pixels: open every image (False: only the text of the split is judged).
+        pattern: regular expression that finds a group id in a file name, instead of groups.csv or the set's own.
+    """
+    path, bases, facts = _what(name, root)
+    report = Report(facts.name if facts else path.stem if Path(name).is_file() else str(name))
+    try:
+        split = report.split = read_split(path)
+    except UserError as error:
+        report.findings.append(str(error))
+        return report
+    report.passed.append(f"text: {path} is a valid split, {len(split.classnames)} classes, no file in two partitions")
+    _balance(report, split)
+    report.base = _files(report, split, bases)
+    groups = _groups(split, report.base or path.parent, facts, pattern)
+    _leakage(report, split, groups, facts)
+    if pixels and report.base is not None:
+        _pixels(report, split, workers, progress)
+    elif pixels:
+        report.unchecked.append("not checked, no image is here: decoding, sizes, duplicates")
+    _known(report, split, facts)
+    return report
+
+
+def _what(name, root):
+    """(split file, folders of its images, Facts or None)."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        spelled = locate.canonical(path.stem.removeprefix("split_"))
+        facts = TABLE.get(spelled) or _by_layout(path)
+        return path, (path.parent, path.parent / path.parent.name, path.parent / "images", path.parent.parent), facts
+    if path.suffix == ".json":
+        raise MissingFile(f"no such split file: {path}")
+    path, bases = locate.find_split(str(name), root)
+    return path, bases, TABLE.get(locate.canonical(str(name)))
+
+
+def _by_layout(path):
+    """The public set whose layout is <folder>/<split file>, if any."""
+    for name in TABLE.sets():
+        if any((path.parent.name, path.name) == (lay.folder, lay.split) for lay in TABLE[name].layouts):
+            return TABLE[name]
+    return None
+
+
+def _balance(report, split):
+    """Every class has test images; val is there; how uneven train is."""
+    for part in ("val", "test"):
+        rows = split.parts()[part]
+        missing = [c for c in split.classnames if c not in {name for _, _, name in rows}]
+        if not rows:
+            report.notes.append("no val partition: best_val is not possible, last step is")
+        elif missing:
+            line = f"classes without a {part} image: {', '.join(missing)}"
+            (report.findings if part == "test" else report.notes).append(line)
+    counts = Counter(name for _, _, name in split.train)
+    most, least = max(counts.values()), min(counts.values())
+    report.notes.append(f"balance: {least} to {most} training images a class ({most / least:.1f} : 1)"
+                        + ("; report macro-F1 and balanced accuracy beside accuracy" if most > 3 * least else ""))
+
+
+def _files(report, split, bases):
+    """The folder of the images; None if not one of them is here (then nothing is said against the split)."""
+    try:
+        base = find_base(split, bases)
+    except MissingFile as missing:
+        there = [b for b in bases if any((Path(b) / f).exists() for f in split.files())]
+        if there:
+            report.findings.append(str(missing))
+            return Path(there[0])
+        report.unchecked.append(f"not checked, no image is here: {len(split.files())} files")
+        return None
+    report.passed.append(f"files: all {len(split.files())} are there, under {base}")
+    return base
+
+
+def _groups(split, base, facts, pattern):
+    if pattern:
+        from datasets.facts import compile_pattern, group_id
+
+        compiled = compile_pattern(pattern)
+        return {f: g for f in split.files() if (g := group_id(compiled, f))}
+    return read_groups(split.path, base, split.files(), facts)
+
+
+def _leakage(report, split, groups, facts):
+    """Groups (patients, lesions, slides) that are in two partitions."""
+    if not groups:
+        report.unchecked.append("not checked: groups; no groups.csv, and the file names carry no known id "
+                                "(--group-regex finds one)")
+        return
+    found = {part: {groups[f] for f, _, _ in rows if f in groups} for part, rows in split.parts().items()}
+    total = sum(len(rows) for rows in split.parts().values())
+    key = facts.group if facts and facts.pattern else "groups.csv"
+    report.notes.append(f"groups: {len(set(groups.values()))} ids on {len(groups)} of {total} files; key: {key}")
+    leaks = [f"{len(found[b] & found[a])} of the {len(found[b])} groups of {b} are also in {a}"
+             for a, b in combinations(PARTS, 2) if found[a] & found[b]]
+    report.say("group leakage: " + "; ".join(leaks) if leaks else "", "groups: none is in two partitions")
+
+
+def _pixels(report, split, workers, progress):
+    """Every image is opened: decoding, sizes and modes, exact and near duplicates."""
+    part_of = {str(report.base / f): (part, name) for part, rows in split.parts().items() for f, _, name in rows}
+    there = [f for f in part_of if Path(f).exists()]
+    seen = report.seen = scan(there, workers, "checking", progress)
+    bad = [s.error for s in seen.values() if s.error]
+    report.say(f"{len(bad)} images can't be read, first: {bad[0]}" if bad else "", f"images: all {len(seen)} decode")
+    good = {f: s for f, s in seen.items() if not s.error}
+    if good:
+        report.notes.append(_sizes(good))
+        _duplicates(report, good, part_of)
+
+
+def _sizes(seen):
+    modes = ", ".join(f"{mode} {n}" for mode, n in Counter(s.mode for s in seen.values()).most_common())
+    sides = sorted(s.size for s in seen.values())
+    common = Counter(sides).most_common(1)[0]
+    short = [min(size) for size in sides]
+    return f"images: {common[1]} of {len(seen)} are {common[0][0]} x {common[0][1]}; shorter side {min(short)} to " \
+           f"{max(short)} pixels; modes {modes}"
+
+
+def _duplicates(report, seen, part_of):
+    """Copies across partitions and copies with two labels are findings; copies inside one partition a note."""
+    exact = {frozenset(pair) for files in duplicates.exact_groups(seen) for pair in combinations(files, 2)}
+    near = {frozenset(p[:2]) for p in duplicates.near_pairs(seen)} - exact
+    for kind, found in (("exact", exact), ("near", near)):
+        pairs = sorted(tuple(sorted(p)) for p in found)
+        across = [p for p in pairs if part_of[p[0]][0] != part_of[p[1]][0]]
+        labels = [p for p in pairs if part_of[p[0]][1] != part_of[p[1]][1]]
+        report.say(f"{kind} duplicates across partitions: {len(across)} pairs, e.g. {_pair(across[0], report.base)}"
+                   if across else "", f"{kind} duplicates: none across partitions")
+        if labels:
+            (report.findings if kind == "exact" else report.notes).append(
+                f"{kind} duplicates with two labels: {len(labels)} pairs, e.g. {_pair(labels[0], report.base)}")
+        if len(pairs) > len(across):
+            report.notes.append(f"{kind} duplicates inside a partition: {len(pairs) - len(across)} pairs")
+
+
+def _pair(pair, base):
+    return " = ".join(str(Path(f).relative_to(base)) for f in pair)
+
+
+def _known(report, split, facts):
+    """Where a public set differs from what is published, and what the table warns of."""
+    if facts is None:
+        return
+    counts = Counter(name for rows in split.parts().values() for _, _, name in rows)
+    if set(split.classnames) == set(facts.classnames) and facts.counts:
+        differ = [f"{c} {counts[c]} (published {n})" for c, n in zip(facts.classnames, facts.counts) if counts[c] != n]
+        if differ:
+            report.notes.append("counts that are not the published ones: " + ", ".join(differ))
+    if facts.note:
+        report.notes.append(f"known of {facts.name}: {facts.note}")

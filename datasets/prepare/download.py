@@ -1,0 +1,115 @@
+"""Fetching a set that is openly there, with its checksum where one is published; else: the page and what to click."""
+
+import hashlib
+import json
+import os
+import shutil
+import urllib.request
+import zipfile
+from pathlib import Path
+
+from dassl.utils.errors import UserError
+from dassl.utils.io import atomic_path
+from dassl.utils.paths import cache_root
+
+ZENODO = "https://zenodo.org/api/records/{}"
+
+
+def fetch(facts, raw=None):
+    """The folder with the raw files of a set (downloaded into `raw`, default <cache>/raw/<set>), or None after
+    saying where to get it."""
+    if facts is None:
+        raise UserError("--download is for public sets; your own images are given with --raw")
+    folder = Path(raw).expanduser() if raw else cache_root() / "raw" / facts.layouts[0].folder
+    kind, _, what = facts.download.partition(":")
+    if kind == "kaggle" and not kaggle_ready():
+        kind = ""
+    steps = {"zenodo": _zenodo, "kaggle": _kaggle, "url": _url}
+    print(f"{facts.name}: {facts.home}\nlicence: {facts.licence}")
+    if kind not in steps:
+        print(how_to(facts))
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    return steps[kind](what, folder, facts)
+
+
+def how_to(facts):
+    """What a person does where no open address is known or no Kaggle token is there."""
+    click = facts.click or "'Download' on the page (a Kaggle account; with a token in ~/.kaggle and " \
+                           "`pip install kagglehub`, --download does it)"
+    return f"by hand: {click}; unpack it, then: python scripts/prepare_dataset.py {facts.name} --raw FOLDER"
+
+
+def kaggle_ready():
+    """Whether kagglehub is installed and a token is where it looks."""
+    from importlib.util import find_spec
+
+    token = (Path.home() / ".kaggle" / "kaggle.json").is_file() or os.environ.get("KAGGLE_KEY")
+    return bool(token and find_spec("kagglehub"))
+
+
+def _kaggle(what, folder, facts):
+    import kagglehub
+
+    return kagglehub.dataset_download(what)
+
+
+def _url(what, folder, facts):
+    archive = folder / what.rsplit("/", 1)[-1]
+    download(what, archive)
+    unpack(archive, folder)
+    return folder
+
+
+def _zenodo(record, folder, facts):
+    """Every file of the record (of MedMNIST: the 224 file of the set), each with Zenodo's MD5."""
+    with urllib.request.urlopen(ZENODO.format(record)) as answer:
+        files = json.load(answer)["files"]
+    if facts.flag:
+        files = [f for f in files if f["key"] == f"{facts.flag}_224.npz"]
+    for entry in files:
+        path = folder / Path(entry["key"]).name
+        download(entry["links"]["self"], path, entry["checksum"].removeprefix("md5:"))
+        if path.suffix == ".zip":
+            unpack(path, folder)
+    return folder
+
+
+def download(url, path, md5=""):
+    """`url` into the file `path`, which appears whole; one that is there with the right MD5 is kept."""
+    if path.is_file() and (not md5 or md5_of(path) == md5):
+        return
+    from tqdm import tqdm
+
+    with urllib.request.urlopen(url) as answer, atomic_path(path) as temporary:
+        size = int(answer.headers.get("Content-Length") or 0) or None
+        with open(temporary, "wb") as out, tqdm(total=size, unit="B", unit_scale=True, desc=path.name) as bar:
+            while block := answer.read(1 << 20):
+                out.write(block)
+                bar.update(len(block))
+        if md5 and md5_of(temporary) != md5:
+            raise UserError(f"{url}: the MD5 is {md5_of(temporary)}, published {md5}; nothing was kept")
+
+
+def md5_of(path):
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def unpack(archive, folder):
+    """The members of a zip below `folder`; one that would land elsewhere is refused."""
+    folder = Path(folder).resolve()
+    with zipfile.ZipFile(archive) as z:
+        for member in z.infolist():
+            target = (folder / member.filename).resolve()
+            if not target.is_relative_to(folder):
+                raise UserError(f"{archive}: member {member.filename!r} points outside the archive; nothing unpacked")
+        for member in z.infolist():
+            target = folder / member.filename
+            if not member.is_dir() and not (target.is_file() and target.stat().st_size == member.file_size):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with z.open(member) as source, atomic_path(target) as temporary, open(temporary, "wb") as out:
+                    shutil.copyfileobj(source, out)
