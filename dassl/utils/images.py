@@ -1,0 +1,77 @@
+"""Images as they come, to RGB: EXIF rotation, palettes, RGBA, CMYK, 16 bit and float windowed, truncated files named."""
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .errors import MissingFile, UserError
+
+
+def read_image(path):
+    """An 8-bit RGB PIL image.
+
+    Grey levels beyond 8 bits are mapped linearly from their 0.5th..99.5th percentile, never clipped to 255.
+    DICOM files (.dcm, or the DICM mark) are windowed as they ask.
+
+    Raises:
+        MissingFile: no such file. UserError: not readable as an image; both name the path.
+    """
+    try:
+        if _is_dicom(path):
+            return Image.fromarray(_dicom(path)).convert("RGB")
+        with Image.open(path) as image:
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise MissingFile(f"no image at {path}") from None
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"unreadable image {path} ({type(error).__name__}: {error}); replace it, take it out of the split, or "
+            f"set DATASET.ON_BAD_IMAGE skip"
+        ) from None
+
+
+def to_rgb(image):
+    """Any PIL image as 8-bit RGB; transparency is laid on black."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(window(np.asarray(image, dtype=np.float32))).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def window(values, low=None, high=None):
+    """Grey values to uint8, linear between low and high (default: 0.5th and 99.5th percentile)."""
+    low = float(np.percentile(values, 0.5)) if low is None else low
+    high = float(np.percentile(values, 99.5)) if high is None else high
+    scaled = (values - low) / max(high - low, 1e-12)
+    return (scaled.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _is_dicom(path):
+    if str(path).lower().endswith((".dcm", ".dicom")):
+        return True
+    with open(path, "rb") as f:
+        return f.read(132)[128:] == b"DICM"
+
+
+def _dicom(path):
+    """uint8 grey or RGB of a DICOM file: rescaled, windowed, MONOCHROME1 inverted."""
+    import pydicom
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    data = pydicom.dcmread(path)
+    pixels = data.pixel_array
+    if pixels.ndim == 3 and pixels.shape[-1] == 3:
+        return pixels.astype(np.uint8) if pixels.dtype == np.uint8 else window(pixels.astype(np.float32))
+    if pixels.ndim == 3:
+        raise UserError(f"{path} holds {pixels.shape[0]} frames; export one frame a file")
+    values = np.asarray(apply_modality_lut(pixels, data), dtype=np.float32)
+    if "WindowWidth" in data or "VOILUTSequence" in data:
+        values = np.asarray(apply_voi_lut(apply_modality_lut(pixels, data), data), dtype=np.float32)
+        grey = window(values, float(values.min()), float(values.max()))
+    else:
+        grey = window(values)
+    return 255 - grey if data.get("PhotometricInterpretation") == "MONOCHROME1" else grey

@@ -1,0 +1,72 @@
+"""A tee of standard output into log.txt that can be closed again."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+
+class Logger:
+    """Writes to the console and to a file; a context manager that restores sys.stdout.
+
+    Args:
+        fpath: log file; None writes to the console only.
+    """
+
+    def __init__(self, fpath=None):
+        self.console = sys.stdout
+        self.file = None
+        if fpath is not None:
+            Path(fpath).parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(fpath, "w", encoding="utf-8")
+
+    def write(self, message):
+        self.console.write(message)
+        if self.file is not None:
+            self.file.write(message)
+
+    def flush(self):
+        self.console.flush()
+        if self.file is not None:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+
+    def isatty(self):
+        return self.console.isatty()
+
+    def fileno(self):
+        return self.console.fileno()
+
+    @property
+    def encoding(self):
+        return self.console.encoding
+
+    def close(self):
+        """Close the file and give standard output back; the console stays open."""
+        if sys.stdout is self:
+            sys.stdout = self.console
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def setup_logger(output=None):
+    """Tee sys.stdout to output/log.txt (or to the given .txt/.log file) and return the Logger.
+
+    An existing file is kept: the new one gets a time stamp appended, as upstream.
+    """
+    if isinstance(sys.stdout, Logger):
+        sys.stdout.close()
+    if output is None:
+        return None
+    path = str(output) if str(output).endswith((".txt", ".log")) else os.path.join(output, "log.txt")
+    if os.path.exists(path):
+        path += time.strftime("-%Y-%m-%d-%H-%M-%S")
+    sys.stdout = Logger(path)
+    return sys.stdout

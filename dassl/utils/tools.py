@@ -1,0 +1,73 @@
+"""Small helpers under upstream's names."""
+
+import os
+import random
+import warnings
+
+import numpy as np
+
+from .errors import unknown_name
+
+
+def mkdir_if_missing(path):
+    os.makedirs(path, exist_ok=True)
+
+
+def check_isfile(path):
+    found = os.path.isfile(path)
+    if not found:
+        warnings.warn(f"no file at {path}", stacklevel=2)
+    return found
+
+
+def listdir_nohidden(path, sort=False):
+    names = [n for n in os.listdir(path) if not n.startswith(".")]
+    return sorted(names) if sort else names
+
+
+def tolist_if_not(x):
+    return x if isinstance(x, list) else [x]
+
+
+def check_availability(requested, available):
+    """Raises UnknownName with the nearest name."""
+    if requested not in available:
+        raise unknown_name("name", requested, available)
+
+
+def set_random_seed(seed):
+    """Seed random, numpy, torch and all CUDA generators, in that order."""
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.cuda.manual_seed_all(seed)
+
+
+def collect_env_info():
+    """Versions as text, without running sub-processes."""
+    import platform
+
+    import PIL
+    import torch
+
+    lines = {
+        "Python": platform.python_version(),
+        "PyTorch": torch.__version__,
+        "CUDA": torch.version.cuda if torch.cuda.is_available() else "not available",
+        "Pillow": PIL.__version__,
+        "Threads": torch.get_num_threads(),
+    }
+    return "\n".join(f"{k}: {v}" for k, v in lines.items())
+
+
+def count_num_param(model=None, params=None):
+    """Number of entries of a module's parameters, or of a list of tensors or {"params": tensors} groups."""
+    if model is not None:
+        return sum(p.numel() for p in model.parameters())
+    total = 0
+    for entry in params or []:
+        group = entry["params"] if isinstance(entry, dict) else entry
+        total += sum(p.numel() for p in tolist_if_not(group))
+    return total
