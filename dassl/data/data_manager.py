@@ -1,0 +1,234 @@
+"""DataManager: a data set, its transforms and its loaders.
+
+Augmentation of an image is seeded by (SEED, epoch, index), so it depends neither on the number of workers nor on
+the order of loading; the order of images comes from torch's global generator.
+"""
+
+import random
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+from torchvision.transforms import v2 as T
+
+from dassl.utils.errors import UserError, unknown_name
+from dassl.utils.images import read_image
+
+from .datasets import build_dataset
+from .samplers import build_sampler
+from .transforms import INTERPOLATION_MODES, build_transform
+
+
+class DatasetWrapper(Dataset):
+    """Items {img, label, domain, impath, index}; with several transforms also img2, img3 ...; img0 if asked.
+
+    `data_source` items are Datum; one that has an `image()` method brings its own pixels.
+    """
+
+    def __init__(self, cfg, data_source, transform=None, is_train=False):
+        self.cfg, self.data_source, self.transform, self.is_train = cfg, data_source, transform, is_train
+        self.k = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
+        self.seed, self.epoch = max(cfg.SEED, 0), 0
+        self.skip_bad = cfg.DATASET.ON_BAD_IMAGE == "skip"
+        if cfg.DATASET.ON_BAD_IMAGE not in ("error", "skip"):
+            raise unknown_name("DATASET.ON_BAD_IMAGE", cfg.DATASET.ON_BAD_IMAGE, ("error", "skip"))
+        if self.k > 1 and transform is None:
+            raise UserError(f"DATALOADER.K_TRANSFORMS {self.k} needs a transform, INPUT.NO_TRANSFORM is set")
+        self.to_tensor = self._plain() if cfg.DATALOADER.RETURN_IMG0 else None
+
+    def _plain(self):
+        steps = [T.Resize(list(self.cfg.INPUT.SIZE), interpolation=INTERPOLATION_MODES[self.cfg.INPUT.INTERPOLATION])]
+        steps += [T.ToImage(), T.ToDtype(torch.float32, scale=True)]
+        if "normalize" in self.cfg.INPUT.TRANSFORMS:
+            steps.append(T.Normalize(mean=list(self.cfg.INPUT.PIXEL_MEAN), std=list(self.cfg.INPUT.PIXEL_STD)))
+        return T.Compose([*steps, T.ToPureTensor()])
+
+    def __len__(self):
+        return len(self.data_source)
+
+    def __getitem__(self, idx):
+        if isinstance(idx, tuple):
+            self.epoch, idx = idx
+        item = self.data_source[idx]
+        output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
+        try:
+            image = item.image() if hasattr(item, "image") else read_image(item.impath)
+        except UserError as error:
+            if self.skip_bad:
+                return {"bad": item.impath}
+            return {"error": str(error)}
+        if self.is_train and self.transform is not None:
+            with _seeded(self.seed, self.epoch, idx):
+                self._transform(image, output)
+        else:
+            self._transform(image, output)
+        if self.to_tensor is not None:
+            output["img0"] = self.to_tensor(image)
+        return output
+
+    def _transform(self, image, output):
+        if self.transform is None:
+            output["img"] = image
+        elif isinstance(self.transform, (list, tuple)):
+            for i, transform in enumerate(self.transform):
+                output[f"img{i + 1 if i else ''}"] = self._apply(transform, image)
+        else:
+            output["img"] = self._apply(self.transform, image)
+
+    def _apply(self, transform, image):
+        views = [transform(image) for _ in range(self.k)]
+        return views if self.k > 1 else views[0]
+
+
+class _seeded:
+    """The three random generators set for one image, and put back afterwards."""
+
+    def __init__(self, *numbers):
+        self.seed = np.random.SeedSequence(numbers).generate_state(2)
+
+    def __enter__(self):
+        self.state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        random.seed(int(self.seed[0]))
+        np.random.seed(int(self.seed[0]))
+        torch.manual_seed(int(self.seed[1]))
+
+    def __exit__(self, *_):
+        random.setstate(self.state[0])
+        np.random.set_state(self.state[1])
+        torch.set_rng_state(self.state[2])
+
+
+class EpochSampler(torch.utils.data.Sampler):
+    """Hands (epoch, index) on, so that persistent workers know the epoch."""
+
+    def __init__(self, sampler):
+        self.sampler, self.epoch = sampler, 0
+
+    def __iter__(self):
+        return ((self.epoch, i) for i in self.sampler)
+
+    def __len__(self):
+        return len(self.sampler)
+
+
+def collate(items):
+    """default_collate without the images that could not be read (skip), or the first error of a batch (error)."""
+    for item in items:
+        if "error" in item:
+            return {"error": item["error"]}
+    good = [i for i in items if "bad" not in i]
+    batch = default_collate(good) if good else {}
+    if skipped := [i["bad"] for i in items if "bad" in i]:
+        batch["skipped"] = skipped
+    return batch
+
+
+class Batches:
+    """A DataLoader whose batches are checked: unreadable images raise here, in the main process, or are counted."""
+
+    def __init__(self, loader):
+        self.loader, self.skipped = loader, set()
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        for batch in self.loader:
+            if "error" in batch:
+                raise UserError(batch["error"])
+            for path in batch.pop("skipped", []):
+                if path not in self.skipped:
+                    self.skipped.add(path)
+                    print(f"skipped unreadable image {path}")
+            if batch:
+                yield batch
+
+    def set_epoch(self, epoch):
+        if isinstance(self.loader.sampler, EpochSampler):
+            self.loader.sampler.epoch = epoch
+
+    def __getattr__(self, name):
+        return getattr(self.loader, name)
+
+
+def build_data_loader(
+    cfg,
+    sampler_type="SequentialSampler",
+    data_source=None,
+    batch_size=64,
+    n_domain=0,
+    n_ins=2,
+    tfm=None,
+    is_train=True,
+    dataset_wrapper=None,
+):
+    """A loader over Datum lists; drops the last short batch only in training and only if there is a full one."""
+    sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
+    wrapper = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
+    workers = cfg.DATALOADER.NUM_WORKERS
+    loader = DataLoader(
+        wrapper,
+        batch_size=batch_size,
+        sampler=EpochSampler(sampler) if is_train and dataset_wrapper is None else sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0 and is_train,
+        drop_last=is_train and len(data_source) >= batch_size,
+        pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
+        collate_fn=collate if tfm is not None else list,
+    )
+    if len(loader) == 0:
+        raise UserError(f"no batch: {len(data_source)} images at batch size {batch_size}")
+    return Batches(loader) if tfm is not None else loader
+
+
+class DataManager:
+    """dataset, train_loader_x, val_loader (None without val), test_loader; num_classes, lab2cname."""
+
+    def __init__(self, cfg, custom_tfm_train=None, custom_tfm_test=None, dataset_wrapper=None):
+        dataset = build_dataset(cfg)
+        if getattr(dataset, "lateral", False) and "random_flip" in cfg.INPUT.TRANSFORMS and cfg.DATASET.FLIP:
+            print("left and right mean something in this data set: no random flips")
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.DATASET.FLIP = False
+        tfm_train = custom_tfm_train or build_transform(cfg, is_train=True)
+        tfm_test = custom_tfm_test or build_transform(cfg, is_train=False)
+        for part in ("train_x", "test"):
+            if not getattr(dataset, part):
+                raise UserError(f"dataset {cfg.DATASET.NAME} has no {part.removesuffix('_x')} images")
+        x, test = cfg.DATALOADER.TRAIN_X, cfg.DATALOADER.TEST
+        common = {"dataset_wrapper": dataset_wrapper}
+        self.train_loader_x = build_data_loader(
+            cfg, x.SAMPLER, dataset.train_x, x.BATCH_SIZE, x.N_DOMAIN, x.N_INS, tfm_train, True, **common
+        )
+        self.train_loader_u = None
+        held_out = {"tfm": tfm_test, "is_train": False, **common}
+        self.val_loader = None
+        if dataset.val:
+            self.val_loader = build_data_loader(cfg, test.SAMPLER, dataset.val, test.BATCH_SIZE, **held_out)
+        self.test_loader = build_data_loader(cfg, test.SAMPLER, dataset.test, test.BATCH_SIZE, **held_out)
+        self.dataset, self.cfg = dataset, cfg
+        self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
+        if cfg.VERBOSE:
+            self.show_dataset_summary(cfg)
+
+    @property
+    def num_classes(self):
+        return self.dataset.num_classes
+
+    @property
+    def num_source_domains(self):
+        return self._num_source_domains
+
+    @property
+    def lab2cname(self):
+        return self.dataset.lab2cname
+
+    def show_dataset_summary(self, cfg):
+        from tabulate import tabulate
+
+        rows = [["Dataset", cfg.DATASET.NAME], ["# classes", self.num_classes], ["# train_x", len(self.dataset.train_x)]]
+        if self.dataset.val:
+            rows.append(["# val", len(self.dataset.val)])
+        rows.append(["# test", len(self.dataset.test)])
+        print(tabulate(rows))
