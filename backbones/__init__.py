@@ -1,0 +1,12 @@
+"""One interface over the CLIP family: `load` a backbone by name, prompt its text and image towers.
+
+    clip = backbones.load("ViT-B/16")
+    clip.text.encode_strings(["a photo of a melanoma."])     (C, d)
+    clip.image.encode(images, ctx, deep)                     (B, d)
+"""
+
+from .factory import input_facts, load
+from .model import PromptableCLIP
+from .registry import known
+
+__all__ = ["PromptableCLIP", "input_facts", "known", "load"]

@@ -1,0 +1,153 @@
+"""`load`: find the recipe of a name, read the weights, build the architecture, copy them in, wrap."""
+
+import copy
+import logging
+import tempfile
+from pathlib import Path
+
+import torch
+
+from dassl.utils.errors import ConfigError, UserError
+
+from . import hub
+from .checkpoints import copy_into, read_pmc_clip, read_state
+from .families import image_parts, text_parts
+from .model import PromptableCLIP
+from .recipes import resolve
+from .registry import ROWS
+from .tokens import clip_bpe, stand_in, transformers_tokenizer
+
+log = logging.getLogger(__name__)
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": torch.float32}
+
+
+def load(name, weights=None, precision="fp32", device="cpu"):
+    """A PromptableCLIP: frozen, eval mode.
+
+    Args:
+        name: see recipes.py; `known()` lists names.
+        weights: see there.
+        precision: "fp32", "fp16", "bf16"; "amp" keeps fp32 weights.
+        device: torch device or name.
+
+    Raises:
+        UnknownName, MissingFile, UserError: one line that says what to do.
+    """
+    if precision not in DTYPES:
+        raise ConfigError(f"precision {precision!r}: choose {', '.join(DTYPES)}")
+    recipe = resolve(name, weights)
+    if recipe.source[0] == "random":
+        model, tokenizer = build(recipe.config, recipe.bert, seed=recipe.source[1]), tokenizer_of(recipe)
+    else:
+        state, label = _state_of(recipe)  # first: without the files there is nothing to build for
+        model, tokenizer = build(recipe.config, recipe.bert), tokenizer_of(recipe)
+        copy_into(model, {**{k: torch.tensor(v) for k, v in recipe.extra.items()}, **state}, label)
+    clip = wrap(model, tokenizer, facts_of(recipe)).to(device)
+    clip.text.to(DTYPES[precision])
+    clip.image.to(DTYPES[precision])  # the logit scale stays fp32
+    return clip
+
+
+def wrap(model, tokenizer, facts):
+    """A PromptableCLIP around an open_clip model (whose modules it takes over)."""
+    from .text import TextTower
+    from .vision import ImageTower
+
+    model = model.eval()
+    text, image = TextTower(text_parts(model, tokenizer)), ImageTower(image_parts(model.visual))
+    return PromptableCLIP(text, image, model.logit_scale.detach(), facts)
+
+
+def input_facts(name, weights=None):
+    """dict(size, mean, std, interpolation) of a backbone, without building it."""
+    recipe = resolve(name, weights)
+    return {"size": recipe.size, "mean": recipe.mean, "std": recipe.std, "interpolation": recipe.interpolation}
+
+
+def facts_of(recipe):
+    return {"name": recipe.name, "mean": recipe.mean, "std": recipe.std, "interpolation": recipe.interpolation}
+
+
+def build(config, bert=None, seed=0):
+    """A randomly initialised open_clip model of a configuration; the global random state is left alone.
+
+    Args:
+        config: open_clip's model configuration.
+        bert: BERT configuration fields, so that a text tower of BERT's shape needs no hub.
+    """
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    config = copy.deepcopy(config)
+    if "multimodal_cfg" in config:
+        raise UserError("CoCa models are not supported")
+    text, vision = config["text_cfg"], config["vision_cfg"]
+    custom = config.pop("custom_text", False) or "hf_model_name" in text
+    if "timm_model_name" in vision:
+        vision["timm_model_pretrained"] = False
+    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(seed)
+        if "hf_model_name" in text:
+            text["hf_model_pretrained"] = False
+            if bert is not None:
+                text["hf_model_name"] = _write_bert(bert, folder)
+        model = (CustomTextCLIP if custom else CLIP)(**config)
+    if "hf_model_name" in text:  # open_clip would say 512, the size of BERT's table
+        model.context_length = text.get("context_length", 77)
+    return model.eval()
+
+
+def _write_bert(fields, folder):
+    """A folder that transformers reads a BERT configuration from."""
+    from transformers import BertConfig
+
+    BertConfig(**fields).save_pretrained(folder)
+    return folder
+
+
+def _state_of(recipe):
+    """(tensors, what to call them in messages)."""
+    kind, *where = recipe.source
+    if kind == "tag":
+        path = hub.pretrained_file(recipe.name, where[0])
+    elif kind == "hub" and len(where[1]) == 3:
+        return read_pmc_clip(hub.hub_files(recipe.name, *where)), recipe.name
+    elif kind == "hub":
+        path = hub.hub_files(recipe.name, *where, one=True)[0]
+    else:
+        path = where[0]
+        if Path(path).is_dir():  # PMC-CLIP's three files
+            names = ROWS["PMC-CLIP"].hub[1]
+            return read_pmc_clip([Path(path) / n for n in names]), path
+    return read_state(path), path
+
+
+def tokenizer_of(recipe):
+    """The recipe's tokenizer; random weights of architectures with a vocabulary of their own get a stand-in.
+
+    Raises:
+        UserError: a vocabulary that is neither here nor reachable.
+    """
+    text = recipe.config["text_cfg"]
+    source = text.get("hf_tokenizer_name")
+    if not source:
+        return clip_bpe()
+    if recipe.source[0] == "random":
+        log.warning("%s: random weights, so a stand-in tokenizer (its ids are no published vocabulary's)", recipe.name)
+        kind = "bert" if "hf_model_name" in text else "siglip"
+        return stand_in(kind, (recipe.bert or {}).get("vocab_size") or text.get("vocab_size", 30522))
+    kwargs = text.get("tokenizer_kwargs") or {}
+    if recipe.source[0] == "file":
+        beside = Path(recipe.source[1])
+        beside = beside if beside.is_dir() else beside.parent
+        if any((beside / f).is_file() for f in ("tokenizer.json", "vocab.txt", "tokenizer_config.json")):
+            return transformers_tokenizer(beside, **kwargs)
+    if not (hub.in_cache(source, "tokenizer_config.json") or hub.reachable("https://huggingface.co")):
+        raise UserError(
+            f"the vocabulary of backbone {recipe.name} ({source}) is not on this machine and the hub cannot be "
+            "reached: put its tokenizer.json or vocab.txt beside the checkpoint file, or set BACKBONE=demo"
+        )
+    try:
+        return transformers_tokenizer(source, **kwargs)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the vocabulary {source} of {recipe.name} cannot be read: {reason}") from None

@@ -1,0 +1,95 @@
+"""PromptableCLIP: what a method gets to see of a backbone."""
+
+import hashlib
+import math
+
+import torch
+from torch import nn
+
+from dassl.utils.paths import slug
+
+
+class PromptableCLIP(nn.Module):
+    """A frozen CLIP in eval mode: text tower, image tower, logit scale and facts.
+
+    Args:
+        text, image: TextTower, ImageTower.
+        logit_scale: 0-d tensor, the logarithm.
+        facts: dict of name, mean, std, interpolation (and anything else worth printing).
+    """
+
+    def __init__(self, text, image, logit_scale, facts):
+        super().__init__()
+        self.text, self.image = text, image
+        self.logit_scale = nn.Parameter(torch.as_tensor(logit_scale).detach().float().reshape(()).clone())
+        self.facts = dict(facts)
+        self.name, self.slug = facts["name"], slug(facts["name"])
+        self.mean, self.std = tuple(facts["mean"]), tuple(facts["std"])
+        self.interpolation = facts["interpolation"]
+        self.embed_dim = self._text_features()
+        self._hash = None
+        self.eval().requires_grad_(False)
+
+    def _text_features(self):
+        """d, from what the projection makes of one zero token."""
+        probe = torch.zeros(1, self.text_width, dtype=self.dtype, device=self.device)
+        with torch.no_grad():
+            return self.text.project(self.text.final_norm(probe)).shape[-1]
+
+    def scale(self):
+        """exp(logit_scale): what cosines are multiplied by."""
+        return self.logit_scale.exp()
+
+    @property
+    def text_width(self):
+        return self.text.width
+
+    @property
+    def vision_width(self):
+        """d_v, or None for towers without tokens (ResNets)."""
+        return self.image.width
+
+    @property
+    def text_layers(self):
+        return len(self.text.blocks)
+
+    @property
+    def vision_layers(self):
+        return len(self.image.blocks)
+
+    @property
+    def context_length(self):
+        return self.text.context_length
+
+    @property
+    def image_size(self):
+        return self.image.size
+
+    @property
+    def dtype(self):
+        return self.text.position.dtype
+
+    @property
+    def device(self):
+        return self.text.position.device
+
+    @property
+    def weights_hash(self):
+        """SHA-256 over names, shapes, types and bytes of all weights, taken once."""
+        if self._hash is None:
+            digest = hashlib.sha256()
+            for name, tensor in sorted(self.state_dict().items()):
+                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            self._hash = digest.hexdigest()
+        return self._hash
+
+    def describe(self):
+        """One line for logs."""
+        count = sum(p.numel() for p in self.parameters()) / 1e6
+        vision = f"{self.vision_layers} layers of {self.vision_width}" if self.vision_width else "ResNet"
+        return (
+            f"{self.name}: {count:.1f} M weights, text {self.text_layers} layers of {self.text_width} (context "
+            f"{self.context_length}), vision {vision} at {self.image_size} px, features {self.embed_dim}, "
+            f"logit scale {math.exp(self.logit_scale.item()):.2f}"
+        )

@@ -1,0 +1,171 @@
+"""From the name of a backbone to its recipe: architecture, weights, and what images it expects.
+
+    name        a row of registry.py, MODEL::TAG, MODEL::FILE, hf-hub:ORG/REPO or a checkpoint file
+    weights     None: what the name stands for; a file; "random" or "random:SEED": the true architecture with
+                random weights, without any download
+"""
+
+import copy
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dassl.utils.errors import ConfigError, MissingFile, UserError, unknown_name
+from dassl.utils.io import read_json
+
+from . import hub
+from .checkpoints import architecture_of, read_state
+from .registry import OPENAI_MEAN, OPENAI_STD, ROWS
+
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+
+
+@dataclass
+class Recipe:
+    """All that is needed to build one backbone.
+
+    config: open_clip's model configuration. bert: BERT configuration fields, or None.
+    source: what the weights come from: ("random", seed), ("file", path), ("tag", table entry),
+        ("hub", repository, files).
+    """
+
+    name: str
+    config: dict
+    source: tuple
+    bert: dict = None
+    mean: tuple = OPENAI_MEAN
+    std: tuple = OPENAI_STD
+    interpolation: str = "bicubic"
+    extra: dict = field(default_factory=dict)
+
+    @property
+    def size(self):
+        size = self.config["vision_cfg"].get("image_size", 224)
+        return size if isinstance(size, int) else size[0]
+
+
+def resolve(name, weights=None):
+    """The Recipe of a name.
+
+    Raises:
+        UnknownName: with the nearest known name.
+    """
+    name, weights = str(name).strip(), str(weights).strip() if weights else None
+    if name in ROWS:
+        recipe = _from_row(name, ROWS[name])
+    elif "::" in name:
+        recipe = _from_pair(name, *name.split("::", 1))
+    elif name.startswith("hf-hub:"):
+        recipe = _from_hub(name, weights)
+    elif Path(name).suffix in SUFFIXES:
+        recipe = _from_file(Path(name).expanduser())
+    else:
+        recipe = _from_open_clip(name, weights)
+    return _with_weights(recipe, weights)
+
+
+def _from_row(name, row):
+    if row.folder:
+        return _from_folder(name, Path(__file__).parent / row.folder)
+    config = _open_clip_config(row.arch) if isinstance(row.arch, str) else copy.deepcopy(row.arch)
+    source = ("hub", *row.hub) if row.hub else ("tag", _table_entry(row.arch, row.tag))
+    return Recipe(name, config, source, row.bert, row.mean, row.std, row.interpolation, row.extra)
+
+
+def _from_folder(name, folder):
+    facts = read_json(folder / "preprocess.json")
+    source = ("file", folder / "model.safetensors")
+    return Recipe(
+        name, read_json(folder / "model.json"), source, None,
+        tuple(facts["mean"]), tuple(facts["std"]), facts["interpolation"],
+    )  # fmt: skip
+
+
+def _from_pair(name, model, weights):
+    config = _open_clip_config(model)
+    if weights.startswith("random"):
+        return Recipe(name, config, _source(weights))
+    if Path(weights).suffix in SUFFIXES:
+        return Recipe(f"{model}-{Path(weights).stem}", config, _source(weights))
+    entry = _table_entry(model, weights)
+    if entry.get("quick_gelu"):
+        config["quick_gelu"] = True
+    facts = {k: entry[k] for k in ("mean", "std", "interpolation") if entry.get(k)}
+    return Recipe(name, config, ("tag", entry), **facts)
+
+
+def _from_open_clip(name, weights):
+    """A bare open_clip model name: the weights must be said."""
+    import open_clip
+
+    if name not in open_clip.list_models():
+        raise unknown_name(
+            "backbone", name, ROWS, "Or MODEL::TAG of open_clip, MODEL::FILE, hf-hub:ORG/REPO, or a checkpoint file."
+        )
+    if not weights:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none published"
+        raise UserError(f"backbone {name}: say which weights, as {name}::TAG; tags: {tags}")
+    return _from_pair(f"{name}::{weights}", name, weights)
+
+
+def _from_hub(name, weights):
+    repository = name.removeprefix("hf-hub:")
+    (path,) = hub.hub_files(name, repository, ("open_clip_config.json",))
+    files = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    return _from_json(name, json.loads(Path(path).read_text(encoding="utf-8")), ("hub", repository, files))
+
+
+def _from_json(name, content, source):
+    """Recipe of an open_clip_config.json: model_cfg and preprocess_cfg."""
+    facts = {k: v for k, v in content.get("preprocess_cfg", {}).items() if k in ("mean", "std", "interpolation")}
+    facts = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+    return Recipe(name, content.get("model_cfg", content), source, **facts)
+
+
+def _from_file(path):
+    if not path.is_file():
+        raise MissingFile(f"no such checkpoint file: {path}")
+    for beside in (path.with_suffix(".json"), path.parent / "open_clip_config.json"):
+        if beside.is_file():
+            return _from_json(path.stem, read_json(beside), ("file", path))
+    return Recipe(path.stem, architecture_of(read_state(path), path), ("file", path))
+
+
+def _with_weights(recipe, weights):
+    """The recipe with other weights than the name stands for."""
+    if not weights or recipe.source == _source(weights):
+        return recipe
+    if "::" in recipe.name and recipe.name.endswith("::" + weights):
+        return recipe
+    recipe.source = _source(weights)
+    recipe.name += "-" + (weights if recipe.source[0] == "random" else Path(weights).stem)
+    return recipe
+
+
+def _source(weights):
+    if weights == "random" or weights.startswith("random:"):
+        seed = weights.partition(":")[2] or "0"
+        if not seed.isdigit():
+            raise ConfigError(f"weights {weights!r}: the seed must be a whole number, as in random:1")
+        return ("random", int(seed))
+    path = Path(weights).expanduser()
+    if not path.exists():
+        raise MissingFile(f"no such checkpoint: {path} (weights are a file, or random, or random:SEED)")
+    return ("file", path)
+
+
+def _open_clip_config(model):
+    import open_clip
+
+    config = open_clip.get_model_config(model)
+    if config is None:
+        raise unknown_name("open_clip model", model, open_clip.list_models())
+    return config
+
+
+def _table_entry(model, tag):
+    import open_clip
+
+    if not open_clip.is_pretrained_cfg(model, tag):
+        raise unknown_name(f"pretrained tag of {model}", tag, open_clip.list_pretrained_tags_by_model(model))
+    return open_clip.get_pretrained_cfg(model, tag)

@@ -1,0 +1,66 @@
+"""Tokenizers of the families behind one call, with the two facts a text tower needs: start token and padding."""
+
+import hashlib
+import re
+
+import torch
+
+SPECIAL = {"bert": (0, 2, 3), "siglip": (1, None, 1)}  # ids of padding, start, end in PubMedBERT and SigLIP
+
+
+class Tokenizer:
+    """(texts, context_length) -> ids (C, T), padded; a text that is too long is cut, its end token kept.
+
+    Args:
+        encode: the tokenizer itself, same call.
+        starts: whether texts begin with a start token.
+        pad_id: id of the padding.
+    """
+
+    def __init__(self, encode, starts, pad_id):
+        self.encode, self.starts, self.pad_id = encode, starts, pad_id
+
+    def __call__(self, texts, context_length):
+        return self.encode(list(texts), context_length=context_length)
+
+
+def clip_bpe():
+    """OpenAI's byte pair encoding, which ships with open_clip."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return Tokenizer(SimpleTokenizer(), starts=True, pad_id=0)
+
+
+def transformers_tokenizer(source, **kwargs):
+    """A tokenizer of transformers: hub id or local folder; kwargs as in open_clip's `tokenizer_kwargs`."""
+    from open_clip.tokenizer import HFTokenizer
+
+    encode = HFTokenizer(str(source), **kwargs)
+    inner = encode.tokenizer
+    first = int(encode(["a"], context_length=8)[0, 0])
+    return Tokenizer(encode, starts=first in (inner.cls_token_id, inner.bos_token_id), pad_id=inner.pad_token_id)
+
+
+def stand_in(kind, vocabulary):
+    """A deterministic tokenizer for random weights of BERT and SigLIP architectures: needs no download.
+
+    Its ids are NOT those of any published vocabulary: words are cut into pieces of at most six letters, a piece's
+    id is a hash of it. Good for benchmarks and tests, meaningless with trained weights.
+    """
+    pad, start, end = SPECIAL[kind]
+
+    def piece(text):
+        digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        return 5 + digest % (vocabulary - 5)
+
+    def ids(text, length):
+        words = re.findall(r"\w+|[^\w\s]", text.lower())
+        body = [piece(w[i : i + 6]) for w in words for i in range(0, len(w), 6)]
+        body = body[: length - 1 - (start is not None)]
+        row = ([] if start is None else [start]) + body + [end]
+        return row + [pad] * (length - len(row))
+
+    def encode(texts, context_length):
+        return torch.tensor([ids(t, context_length) for t in texts], dtype=torch.long)
+
+    return Tokenizer(encode, starts=start is not None, pad_id=pad)

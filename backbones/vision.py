@@ -1,0 +1,146 @@
+"""The image tower: visual prompts between the tokens of any ViT, computing only what the feature depends on.
+
+    append     prompts stand after the patches; level 0 enters after the positions, before the first norm (VPT on
+               CLIP), level i replaces it before block i
+    patches    prompts overwrite the first n patch tokens instead; self-attention has no order, so they are
+               taken out and the prompts appended: the same numbers
+    overwritten prompts: keys and values only, once for the whole batch
+    last layer: queries of the pooled tokens only (the class token; every image token where pooling reads all)
+
+Prompts themselves are not pooled by average or attention pooling (replaced patches are).
+`tests/oracle/plain_image.py` is the same mathematics with the original blocks.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from dassl.utils.errors import UserError
+
+
+@dataclass
+class ImageParts:
+    """Modules and facts of one image tower.
+
+    stem: images (B, 3, H, H) -> tokens (B, S, d_v), positions added; the whole tower if there are no blocks.
+    pre_norm: norm before the first block.
+    blocks: `Block`s in order; empty for towers without tokens.
+    head: tokens (B, S', d_v) -> (B, d); S' = 1 if `one_token`.
+    prefix: tokens before the patches (class token, registers).
+    one_token: whether the head reads the first token only.
+    """
+
+    stem: nn.Module
+    size: int
+    pre_norm: nn.Module = None
+    blocks: tuple = ()
+    head: nn.Module = None
+    prefix: int = 0
+    one_token: bool = False
+
+
+class ImageTower(nn.Module):
+    """Image side of a PromptableCLIP.
+
+    checkpointing: recompute each block in the backward pass (memory for time).
+    """
+
+    def __init__(self, parts):
+        super().__init__()
+        self.stem, self.head = parts.stem, parts.head or nn.Identity()
+        self.pre_norm = parts.pre_norm or nn.Identity()
+        self.blocks = nn.ModuleList(parts.blocks)
+        self.size, self.prefix, self.one_token = parts.size, parts.prefix, parts.one_token
+        self.checkpointing = False
+
+    @property
+    def width(self):
+        """d_v, or None for towers without tokens (ResNets)."""
+        return self.blocks[0].width if len(self.blocks) else None
+
+    @property
+    def dtype(self):
+        return next(self.stem.parameters()).dtype
+
+    def encode(self, images, ctx=None, deep=(), replace="append"):
+        """Features (B, d), not normalised.
+
+        Args:
+            images: (B, 3, H, H), normalised as the backbone's facts say.
+            ctx: visual prompts (n, d_v) of the input, or one set an image (B, n, d_v); None for none.
+            deep: prompts that replace them before blocks 1..len(deep), each as ctx.
+            replace: "append", or "patches" to overwrite the first n patches.
+
+        Raises:
+            UserError: prompts for a tower without tokens; more levels than layers; images of another size.
+        """
+        levels = [] if ctx is None or ctx.shape[-2] == 0 else [ctx, *deep]
+        self._check(images, levels, replace)
+        x = self.stem(images.to(self.dtype))
+        if not len(self.blocks):
+            return x
+        levels = [level.to(self.dtype) for level in levels]
+        if levels and replace == "patches":
+            n = levels[0].shape[-2]
+            x = torch.cat([x[:, : self.prefix], x[:, self.prefix + n :]], dim=1)
+        x = self.pre_norm(x)
+        if levels:
+            levels[0] = self.pre_norm(levels[0])
+        return self.head(self._run(x, levels, replace == "patches" and not self.one_token))
+
+    def forward(self, images):
+        return self.encode(images)
+
+    def _check(self, images, levels, replace):
+        if tuple(images.shape[-2:]) != (self.size, self.size):
+            raise UserError(
+                f"images of {images.shape[-2]} x {images.shape[-1]} pixels, this backbone takes {self.size} x "
+                f"{self.size}: set INPUT.SIZE to it (or leave it unset)"
+            )
+        if levels and not len(self.blocks):
+            raise UserError("this image tower has no tokens to put visual prompts between (a ResNet): use a ViT")
+        if len(levels) > max(1, len(self.blocks)):
+            raise UserError(f"visual prompts for {len(levels)} layers, the image tower has {len(self.blocks)}")
+        if replace not in ("append", "patches"):
+            raise UserError(f"visual prompts {replace!r}: choose append or patches")
+
+    def _run(self, x, levels, pool_prompts):
+        """Tokens the head reads: (B, 1 or S, d_v)."""
+        final, own = len(self.blocks) - 1, x.shape[1]
+        for i, block in enumerate(self.blocks):
+            prompts = levels[i] if i < len(levels) else None
+            if i == final:
+                rows = 1 if self.one_token else None if pool_prompts else own
+            else:
+                rows = own if i + 1 < len(levels) else None  # outputs that the next level overwrites
+            x = self._recompute(_layer, block, x[:, :own] if prompts is not None else x, prompts, rows)
+        return x
+
+    def _recompute(self, function, *args):
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(function, *args, use_reentrant=False)
+        return function(*args)
+
+
+def _layer(block, x, prompts, rows):
+    """Block output of the first `rows` tokens (None: all, prompts last).
+
+    x (B, S, d_v) live tokens; prompts (n, d_v), (B, n, d_v) or None: fresh ones, read by everyone.
+    """
+    y = block.attend_input(x)
+    k, v = block.k(y), block.v(y)
+    if prompts is not None:
+        z = block.attend_input(prompts)
+        k, v = _beside(k, block.k(z)), _beside(v, block.v(z))
+        if rows is None:
+            x, y = _beside(x, prompts), _beside(y, z)
+    if rows is not None:
+        x, y = x[:, :rows], y[:, :rows]
+    return block.finish(x, block.mix(block.q(y), k, v))
+
+
+def _beside(x, p):
+    """(B, S, w) and (n, w) or (B, n, w) -> (B, S + n, w)."""
+    return torch.cat([x, p.to(x.dtype).expand(x.shape[0], *p.shape[-2:])], dim=1)
