@@ -227,7 +227,8 @@ class DataManager:
     def show_dataset_summary(self, cfg):
         from tabulate import tabulate
 
-        rows = [["Dataset", cfg.DATASET.NAME], ["# classes", self.num_classes], ["# train_x", len(self.dataset.train_x)]]
+        rows = [["Dataset", cfg.DATASET.NAME], ["# classes", self.num_classes]]
+        rows.append(["# train_x", len(self.dataset.train_x)])
         if self.dataset.val:
             rows.append(["# val", len(self.dataset.val)])
         rows.append(["# test", len(self.dataset.test)])

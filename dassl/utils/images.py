@@ -1,4 +1,4 @@
-"""Images as they come, to RGB: EXIF rotation, palettes, RGBA, CMYK, 16 bit and float windowed, truncated files named."""
+"""Images as they come, to RGB: EXIF rotation, palettes, CMYK, 16 bit and float windowed, truncated files named."""
 
 import numpy as np
 from PIL import Image, ImageOps

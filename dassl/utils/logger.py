@@ -18,7 +18,7 @@ class Logger:
         self.file = None
         if fpath is not None:
             Path(fpath).parent.mkdir(parents=True, exist_ok=True)
-            self.file = open(fpath, "w", encoding="utf-8")
+            self.file = open(fpath, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
 
     def write(self, message):
         self.console.write(message)

@@ -56,7 +56,7 @@ class RandomTranslation:
     """With probability p: resize to 1.125 times the size and crop; otherwise resize."""
 
     def __init__(self, size, interpolation, p=0.5):
-        larger = [int(round(s * 1.125)) for s in size]
+        larger = [round(s * 1.125) for s in size]
         self.shift = T.Compose([T.Resize(larger, interpolation=interpolation), T.RandomCrop(size)])
         self.plain, self.p = T.Resize(size, interpolation=interpolation), p
 

@@ -1,0 +1,91 @@
+"""results.json and predictions.npz of a run folder."""
+
+import resource
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from dassl.data.hashing import split_hashes
+from dassl.utils.io import atomic_path, write_json
+from dassl.utils.paths import REPO
+
+from .run_folder import config_hash
+
+
+def peak_memory_mib(device):
+    """Peak of the CUDA allocator, or the peak resident size of this process (all runs in it)."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+@lru_cache(maxsize=1)
+def versions():
+    import importlib.metadata as metadata
+    import platform
+
+    found = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "open_clip_torch", "transformers", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@lru_cache(maxsize=1)
+def git_revision():
+    """The repository's commit, with -dirty; None outside a checkout."""
+    try:
+        call = ["git", "-C", str(REPO), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(call, capture_output=True, text=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def record(trainer, split, report, cost, facts):
+    """The content of results.json (schema 1)."""
+    cfg = trainer.cfg
+    return {
+        "schema": 1,
+        "method": cfg.TRAINER.NAME,
+        "dataset": cfg.DATASET.NAME,
+        "protocol": cfg.RUN.PROTOCOL,
+        "subset": cfg.DATASET.SUBSAMPLE_CLASSES,
+        "split": split,
+        "shots": cfg.DATASET.NUM_SHOTS,
+        "seed": cfg.SEED,
+        "backbone": facts.pop("backbone", cfg.MODEL.BACKBONE.NAME),
+        "llm": facts.pop("llm", None),
+        "hparams": cfg.RUN.HPARAMS,
+        "source_note": getattr(trainer.dm.dataset, "source_note", ""),
+        **report,
+        "cost": {**cost, "trainable_parameters": facts.pop("trainable_parameters", None)},
+        **facts,
+        **split_hashes(trainer.dm.dataset),
+        "config_sha256": config_hash(cfg, leave_out=()),
+        "versions": versions(),
+        "git": git_revision(),
+    }
+
+
+def save(folder, split, final, content, paths, labels, predictions, probabilities):
+    """Write results.json (final test) or results_<split>.json, and the predictions beside it."""
+    folder = Path(folder)
+    name = "results.json" if final else f"results_{split}.json"
+    target = folder / ("predictions.npz" if final else f"predictions_{split}.npz")
+    with atomic_path(target) as temporary, open(temporary, "wb") as f:
+        np.savez_compressed(
+            f,
+            paths=np.array(paths, dtype=str),
+            labels=labels,
+            predictions=predictions,
+            probabilities=probabilities.astype(np.float32),
+            classes=np.array(content["classes"], dtype=str),
+        )
+    write_json(content, folder / name)

@@ -1,0 +1,69 @@
+"""A run's folder: its frozen config, and the refusal to mix two runs in one."""
+
+from pathlib import Path
+
+import yaml
+
+from dassl.config import keys_of
+from dassl.utils.errors import UserError
+from dassl.utils.io import sha256_of, write_text
+
+# Where a run writes, where the data lies and how fast it goes do not change what it is.
+NOT_THE_RUN = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "VERBOSE", "DATALOADER.NUM_WORKERS", "TRAIN.PRINT_FREQ")
+
+
+def settings(cfg, leave_out=()):
+    """{dotted key: value} of what a run is: its own method's node, without paths."""
+    own = cfg.TRAINER.NAME.upper()
+    table = {}
+    for key in keys_of(cfg):
+        parts = key.split(".")
+        if key in NOT_THE_RUN or key in leave_out:
+            continue
+        if parts[0] == "TRAINER" and len(parts) > 2 and parts[1] != own:
+            continue
+        node = cfg
+        for part in parts:
+            node = node[part]
+        table[key] = list(node) if isinstance(node, tuple) else node
+    return table
+
+
+def config_hash(cfg, leave_out=("SEED",)):
+    """SHA-256 (hex) of the settings; by default without the seed."""
+    return sha256_of(settings(cfg, leave_out))
+
+
+def claim_run_folder(cfg):
+    """Write OUTPUT_DIR/config.yaml, or refuse if the folder holds another run.
+
+    Raises:
+        UserError: the settings that differ.
+    """
+    path = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    mine = settings(cfg)
+    if path.is_file():
+        theirs = flatten(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        changed = [k for k in mine if k in theirs and _plain(theirs[k]) != _plain(mine[k])]
+        if changed:
+            listing = "; ".join(f"{k} {theirs[k]!r} there, {mine[k]!r} now" for k in changed[:5])
+            raise UserError(
+                f"{cfg.OUTPUT_DIR} holds another run ({listing}{' ...' if len(changed) > 5 else ''}); "
+                f"name another --output-dir or remove that folder"
+            )
+        return
+    write_text(cfg.dump(), path)
+
+
+def flatten(tree, prefix=""):
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _plain(value):
+    return list(value) if isinstance(value, (list, tuple)) else value
