@@ -1,0 +1,145 @@
+"""The text tower in plain form: full length, everything at (B, C, T, d_t), the original blocks layer by layer.
+
+Nothing of backbones/text.py is used; this is what its fast code has to equal.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Slot:
+    """Prompt tokens that stand in every sentence.
+
+    levels: tensors (B or 1, C or 1, P, d_t); level 0 enters at the input (positions added), level i is written over
+        them before block i (none added). Past the last level they live on.
+    at: index in the sentence's own ids before which they are inserted: an int, or C ints.
+    valid: how many of the P rows class c has (C ints; default all); what follows moves up.
+    """
+
+    levels: list
+    at: object = 1
+    valid: object = None
+
+    def counts(self, classes):
+        P = self.levels[0].shape[2]
+        return [P] * classes if self.valid is None else [int(n) for n in self.valid]
+
+    def places(self, classes):
+        return [self.at] * classes if isinstance(self.at, int) else [int(a) for a in self.at]
+
+
+def plain_text(model, ids, slots=(), details=False):
+    """Text features (B, C, d), not normalised.
+
+    Args:
+        model: open_clip CLIP or CustomTextCLIP.
+        ids: (C, T) token ids of the sentences without prompts, padded to the full context.
+        slots: `Slot`s in order of their place.
+        details: also return the input tokens (B, C, T, d_t), before positions.
+    """
+    tower = _Bert(model) if type(getattr(model, "text", model)).__name__ == "HFTextEncoder" else _Clip(model)
+    C, T = ids.shape
+    B = max([1] + [level.shape[0] for s in slots for level in s.levels])
+    index, real, shift = _assemble(ids, slots, tower)
+    words = tower.embed(ids)[None].expand(B, -1, -1, -1)
+    widths = [s.levels[0].shape[2] for s in slots]
+
+    def tokens(level, fallback):
+        """(B, C, T, d_t): this level's prompts in place, `fallback` elsewhere."""
+        live = [s.levels[level] if level < len(s.levels) else torch.zeros_like(s.levels[0]) for s in slots]
+        live = [t.expand(B, C, -1, -1) for t in live]
+        pool = torch.cat([words, *live], dim=2)
+        picked = pool.gather(2, index[None, :, :, None].expand(B, -1, -1, pool.shape[-1]))
+        here = torch.zeros(C, T, dtype=torch.bool)
+        start = T
+        for s, P in zip(slots, widths):
+            if level < len(s.levels):
+                here |= (index >= start) & (index < start + P)
+            start += P
+        return torch.where(here[None, :, :, None], picked, picked if fallback is None else fallback)
+
+    prompts = tokens(0, None)
+    x = tower.enter(prompts.flatten(0, 1)).unflatten(0, (B, C))
+    for i, block in enumerate(tower.blocks):
+        if i and any(i < len(s.levels) for s in slots):
+            x = tokens(i, x)
+        x = block(x.flatten(0, 1), real.repeat(B, 1)).unflatten(0, (B, C))
+    features = tower.leave(x, ids, shift)
+    return (features, prompts) if details else features
+
+
+def _assemble(ids, slots, tower):
+    """Index (C, T) into [words, slot 1, slot 2, ...]; which positions are real (C, T); shift of the end token (C,)."""
+    C, T = ids.shape
+    index, real, shift = [], [], []
+    for c in range(C):
+        row, cursor, offset = [], 0, T
+        for s in slots:
+            at, n = s.places(C)[c], s.counts(C)[c]
+            row += list(range(cursor, at)) + list(range(offset, offset + n))
+            cursor, offset = at, offset + s.levels[0].shape[2]
+        row += list(range(cursor, T))
+        moved = len(row) - T
+        last = int((ids[c] != tower.pad_id).sum()) if tower.pad_id is not None else T
+        assert last + moved <= T or tower.pad_id is None, "the prompt does not fit the context"
+        row = row[:T]
+        index.append(row)
+        real.append([p >= T or (tower.pad_id is None or int(ids[c, p]) != tower.pad_id) for p in row])
+        shift.append(moved)
+    return torch.tensor(index), torch.tensor(real), torch.tensor(shift)
+
+
+class _Clip:
+    """open_clip's text transformer: causal with the end token pooled, or bidirectional with the last position."""
+
+    def __init__(self, model):
+        self.text = getattr(model, "text", model)
+        self.pad_id = None  # padding is never masked in these towers
+        mask = getattr(self.text, "attn_mask", None)
+        self.blocks = [lambda x, real, b=b: b(x, attn_mask=mask) for b in self.text.transformer.resblocks]
+
+    def embed(self, ids):
+        return self.text.token_embedding(ids)
+
+    def enter(self, x):
+        return x + self.text.positional_embedding
+
+    def leave(self, x, ids, shift):
+        x = self.text.ln_final(x)  # (B, C, T, d_t)
+        if self.text.attn_mask is None:
+            pooled = x[:, :, -1]
+        else:
+            pooled = x[:, torch.arange(len(ids)), ids.argmax(-1) + shift]
+        projection = self.text.text_projection
+        return projection(pooled) if isinstance(projection, torch.nn.Module) else pooled @ projection
+
+
+class _Bert:
+    """A BERT encoder of transformers: bidirectional, padding masked, [CLS] pooled."""
+
+    def __init__(self, model):
+        self.text = model.text
+        self.bert = model.text.transformer
+        self.pad_id = self.bert.config.pad_token_id
+        self.blocks = [lambda x, real, b=b: self._block(b, x, real) for b in self.bert.encoder.layer]
+
+    @staticmethod
+    def _block(block, x, real):
+        mask = torch.zeros(real.shape).masked_fill(~real, torch.finfo(x.dtype).min)[:, None, None]
+        out = block(x, mask)
+        return out if torch.is_tensor(out) else out[0]
+
+    def embed(self, ids):
+        return self.bert.embeddings.word_embeddings(ids)
+
+    def enter(self, x):
+        return self.bert.embeddings(inputs_embeds=x)
+
+    def leave(self, x, ids, shift):
+        first = x[:, :, 0]
+        pooler = self.bert.pooler
+        if pooler is not None:
+            first = pooler.activation(pooler.dense(first))
+        return self.text.proj(first)

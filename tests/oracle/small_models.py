@@ -1,0 +1,131 @@
+"""Small random models of every family, wide awake: all weights random, no two widths alike.
+
+    model = original("bert")        the open_clip model itself
+    clip = small("bert")            the PromptableCLIP of the same weights
+"""
+
+import copy
+import functools
+import math
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from backbones.factory import build, wrap
+from backbones.registry import OPENAI_MEAN, OPENAI_STD
+from backbones.tokens import clip_bpe, stand_in
+
+FAMILIES = ("openai", "resnet", "bert", "siglip")
+VOCABULARY = 2000
+TEXT = {"width": 32, "heads": 2, "layers": 4}
+VISION = {"image_size": 32, "patch_size": 8, "width": 48, "head_width": 16, "layers": 3}
+BERT = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
+        "intermediate_size": 64, "max_position_embeddings": 128, "pad_token_id": 0}  # fmt: skip
+HF_TEXT = {"hf_model_name": "small", "hf_proj_type": "mlp", "hf_pooler_type": "cls_last_hidden_state_pooler",
+           "context_length": 64}  # fmt: skip
+
+
+def _trunk(**kwargs):
+    kwargs = {k: v for k, v in kwargs.items() if k in ("num_classes", "global_pool", "class_token")}
+    trunk = VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=3, num_heads=3, **kwargs)
+    trunk.default_cfg = {}
+    return trunk
+
+
+def small_vit_token(pretrained=False, **kwargs):
+    return _trunk(**kwargs)
+
+
+def small_vit_map(pretrained=False, **kwargs):
+    return _trunk(class_token=False, **kwargs)
+
+
+for _entry in (small_vit_token, small_vit_map):
+    if not timm.is_model(_entry.__name__):
+        timm.models.register_model(_entry)
+
+
+CONFIGS = {
+    "openai": {"embed_dim": 24, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT},
+    "resnet": {
+        "embed_dim": 24,
+        "quick_gelu": True,
+        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "image_size": 64},
+        "text_cfg": TEXT,
+    },
+    "bert": {
+        "embed_dim": 24,
+        "vision_cfg": {"timm_model_name": "small_vit_token", "timm_pool": "", "timm_proj": "linear", "image_size": 32},
+        "text_cfg": HF_TEXT,
+    },
+    "siglip": {
+        "embed_dim": 48,
+        "init_logit_bias": -10,
+        "custom_text": True,
+        "vision_cfg": {"timm_model_name": "small_vit_map", "timm_pool": "map", "timm_proj": "none", "image_size": 32},
+        "text_cfg": {**TEXT, "context_length": 40, "vocab_size": VOCABULARY, "no_causal_mask": True,
+                     "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}},
+    },
+}  # fmt: skip
+
+
+def tokenizer(family):
+    """The family's tokenizer, without any download."""
+    return clip_bpe() if family in ("openai", "resnet") else stand_in(family, VOCABULARY)
+
+
+@functools.cache
+def _original(family, seed, layers):
+    config = copy.deepcopy(CONFIGS[family])
+    bert = dict(BERT) if family == "bert" else None
+    if layers is not None:
+        config["text_cfg"]["layers"] = layers
+        if bert:
+            bert["num_hidden_layers"] = layers
+            config["text_cfg"].pop("layers")
+        if "patch_size" in config["vision_cfg"]:
+            config["vision_cfg"]["layers"] = layers
+    model = build(config, bert, seed)
+    shake(model, seed)
+    return model.requires_grad_(False)
+
+
+def original(family, seed=0, layers=None):
+    """A fresh open_clip model of a family, random in every weight. layers: of the text tower (and open_clip ViTs)."""
+    return copy.deepcopy(_original(family, seed, layers))
+
+
+def small(family, seed=0, layers=None):
+    """The PromptableCLIP of `original(family, seed, layers)`."""
+    facts = {"name": f"small-{family}", "mean": OPENAI_MEAN, "std": OPENAI_STD, "interpolation": "bicubic"}
+    return wrap(original(family, seed, layers), tokenizer(family), facts)
+
+
+def shake(model, seed):
+    """Random values everywhere, of sizes at which attention is neither flat nor one-hot."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=g)
+            if name.endswith("logit_scale"):
+                p.fill_(math.log(20.0))
+            elif "norm" in name.lower() or ".ln" in name or "ln_" in name or ".bn" in name or "downsample.1" in name:
+                p.copy_(noise * 0.2 + (1.0 if name.endswith("weight") else 0.0))
+            elif p.dim() < 2:
+                p.copy_(noise * 0.2)
+            elif "embed" in name or "latent" in name:
+                p.copy_(noise * 0.5)
+            else:
+                p.copy_(noise * 1.2 * p[0].numel() ** -0.5)
+        for name, b in model.named_buffers():
+            if name.endswith("running_mean"):
+                b.copy_(torch.randn(b.shape, generator=g) * 0.1)
+            elif name.endswith("running_var"):
+                b.copy_(torch.rand(b.shape, generator=g) + 0.5)
+
+
+def images(family, count=3, seed=0):
+    """Random normalised images (B, 3, H, H) of the family's size."""
+    size = CONFIGS[family]["vision_cfg"]["image_size"]
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
