@@ -6,16 +6,12 @@
     datasets.overlap("ISIC", "DERMAMNIST")  what two sets share; refuse_overlap raises
 """
 
-from contextlib import suppress
-
 from datasets.locate import DatasetInfo, canonical, data_root, info, known
 from datasets.overlap import overlap, refuse_overlap
+from datasets.readers import CSV, DICOM, ImageFolder
+from datasets.registration import resolve
+from datasets.split_dataset import SplitDataset
 from datasets.tables import TABLE
 
 __all__ = ["CSV", "DICOM", "TABLE", "DatasetInfo", "ImageFolder", "SplitDataset", "canonical",
            "data_root", "info", "known", "overlap", "refuse_overlap", "resolve"]
-
-with suppress(ModuleNotFoundError):  # until dassl.data is in the tree
-    from datasets.readers import CSV, DICOM, ImageFolder
-    from datasets.registration import resolve
-    from datasets.split_dataset import SplitDataset

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dassl.utils.errors import MissingFile, UserError
+from dassl.utils.images import SOURCES
 
 PARTS = ("train", "val", "test")
 SIZES = (28, 64, 128, 224)
@@ -35,6 +36,9 @@ def read(impath):
     if index >= len(images):
         raise UserError(f"{impath}: the array has {len(images)} images")
     return Image.fromarray(np.ascontiguousarray(images[index])).convert("RGB")
+
+
+SOURCES.append((is_array_image, read))
 
 
 @lru_cache(maxsize=8)

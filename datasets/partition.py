@@ -28,8 +28,8 @@ def partition(classes, groups, ratios=RATIOS, seed=1):
     random.Random(f"partition {seed}").shuffle(order)
     order.sort(key=lambda g: -members[g].total())
     sizes = Counter(classes)
-    parts = [p for p, ratio in zip(PARTS, ratios) if ratio > 0]
-    share = {p: ratio / sum(ratios) for p, ratio in zip(PARTS, ratios)}
+    share = {p: ratio / sum(ratios) for p, ratio in zip(PARTS, ratios) if ratio > 0}
+    parts = sorted(share, key=share.get)  # a tie goes to the smaller part
     deficit = {p: {name: share[p] * n for name, n in sizes.items()} for p in parts}
     place = {}
     for group in order:

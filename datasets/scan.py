@@ -12,6 +12,7 @@ import numpy as np
 
 from dassl.utils.errors import UserError
 from dassl.utils.paths import cache_root
+from datasets.npz import is_array_image
 
 THUMB = 16  # pixels a side of the grey thumbnail that confirms a near duplicate
 VERSION = 1  # of a line in the journal
@@ -47,9 +48,11 @@ def look(path):
 
 
 def stored_mode(path):
-    """Pillow's mode of the file as it is stored; DICOM is called DICOM."""
+    """Pillow's mode of the file as it is stored; DICOM is called DICOM, an image of an array NPZ."""
     from PIL import Image, UnidentifiedImageError
 
+    if is_array_image(path):
+        return "NPZ"
     try:
         with Image.open(path) as image:
             return image.mode
@@ -102,7 +105,7 @@ def _journal(files):
 
 def _key(file):
     try:
-        state = os.stat(file)
+        state = os.stat(file.split("::")[0])
     except OSError:
         return f"{file}|absent"
     return f"{os.path.abspath(file)}|{state.st_size}|{state.st_mtime_ns}"

@@ -39,7 +39,8 @@ def main(argv=None):
         note = describe(report.name, report.split.classnames, report.split.path).source_note
         draw(report.split, report.base, path, report.name, note)
         print(f"page:  {path}")
-    print(f"{report.name}: " + ("clean" if report.clean else f"{len(report.findings)} finding{'s'[:len(report.findings) > 1]}"))
+    count = len(report.findings)
+    print(f"{report.name}: " + ("clean" if report.clean else f"{count} finding{'s' if count > 1 else ''}"))
     return 0 if report.clean else 1
 
 
