@@ -1,0 +1,106 @@
+#!/usr/bin/env python
+"""Ask a language model what the classes of a data set look like, store it, and print what it said.
+
+    python scripts/extract_knowledge.py --dataset phantom --llm smollm2-135m
+    python scripts/extract_knowledge.py --dataset BUSI --llm meta-llama/Meta-Llama-3-8B --device cuda --dtype bf16
+    python scripts/extract_knowledge.py --dataset mydata --llm ~/models/some.gguf --classes "melanoma;nevus"
+    python scripts/extract_knowledge.py --dataset mydata --llm smollm2-135m --sentences 50     # for BiomedCoOp
+
+What is stored by the same LLM in the same words is kept (--force asks again). Files go under $CILMP_CACHE.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import knowledge
+from dassl.utils.errors import UserError, run_main
+from knowledge.language_model import COMPUTE, DTYPES
+
+
+def parser():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--dataset", required=True, help="a data set's name; its rows are looked up by it")
+    p.add_argument("--llm", required=True, help="hub id, model folder, GGUF file, or one of: "
+                   + ", ".join(name for name, _ in knowledge.known()))
+    p.add_argument("--root", default="", help="where data sets live (default: $DATA, else data/ here)")
+    p.add_argument("--classes", default="", metavar='"A;B;C"', help="only these; also where no data set is at hand")
+    p.add_argument("--template", default=knowledge.TEMPLATE, help="the question, with {class} in it")
+    p.add_argument("--wording", choices=["bare", "dataset"], default="dataset",
+                   help="{class} is the bare class name (as in the paper), or the data set's clearer wording and "
+                   "modality where it declares them (default)")
+    p.add_argument("--pool", choices=["layers", "tokens"], default="layers", help="a row a decoder layer, or a token")
+    p.add_argument("--dtype", choices=list(DTYPES), default="fp32", help="of the stored rows")
+    p.add_argument("--compute", choices=COMPUTE, default="auto", help="of the LLM; auto: fp32 on CPU, bf16 on GPU")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    p.add_argument("--max-new-tokens", type=int, default=128, help="of an answer")
+    p.add_argument("--batch-size", type=int, default=1, help="questions at once")
+    p.add_argument("--sentences", type=int, default=0, metavar="N", help="sample N sentences a class instead of rows")
+    p.add_argument("--seed", type=int, default=1, help="of --sentences")
+    p.add_argument("--force", action="store_true", help="ask again what is stored")
+    return p
+
+
+def classes_and_phrases(dataset, root="", classes="", wording="dataset"):
+    """(class names, {class: what to call it in the question}) of a data set.
+
+    `classes` "a;b" restricts them, or names those of a set that is not on this machine.
+    """
+    import datasets
+
+    chosen = [name.strip() for name in classes.split(";") if name.strip()]
+    try:
+        info = datasets.info(dataset, root)
+    except UserError:
+        if not chosen:
+            raise
+        return chosen, {}
+    names = chosen or list(info.classnames)
+    return names, phrases(info, names) if wording == "dataset" else {}
+
+
+def phrases(info, classnames):
+    """{class: wording in a/an modality}, of the classes for which a data set declares either."""
+    from datasets.facts import article
+
+    found = {}
+    for name in classnames:
+        modality = info.modalities.get(name, info.modality)
+        where = f" in {article(modality)} {modality}" if modality else ""
+        found[name] = info.wording.get(name, name) + where
+    return {name: phrase for name, phrase in found.items() if phrase != name}
+
+
+def table(rows, width=88):
+    """Class and text side by side, wrapped."""
+    from tabulate import tabulate
+
+    rows = [(name, re.sub(r"\n\s*\n", "\n", text)) for name, text in rows]
+    return tabulate(rows, headers=["class", "answer"], maxcolwidths=[24, width], tablefmt="simple_grid")
+
+
+def main(argv=None):
+    args = parser().parse_args(argv)
+    names, called = classes_and_phrases(args.dataset, args.root, args.classes, args.wording)
+    if args.sentences:
+        path = knowledge.sample(args.dataset, names, args.llm, args.sentences, called, args.seed, args.compute,
+                                args.device)
+        lines = knowledge.PromptEnsembles(args.dataset, args.llm).lookup(names, args.sentences)
+        print(table([(name, "\n".join(s)) for name, s in zip(names, lines)]))
+        print(f"{args.sentences} sentences a class: {path}")
+        return
+    asked = knowledge.questions_for(names, args.template, called)
+    path = knowledge.extract(args.dataset, names, args.llm, asked, args.template, args.pool, args.dtype, args.compute,
+                             args.device, args.max_new_tokens, args.batch_size, force=args.force)
+    store = knowledge.KnowledgeStore(args.dataset, args.llm, args.pool)
+    h, lengths = store.lookup(names)
+    print(table(zip(names, store.answers(names))))
+    print(f"asked: {asked[names[0]]}")
+    print(f"{len(names)} classes, {int(lengths.min())}-{int(lengths.max())} rows of width {h.shape[-1]}: {path}")
+
+
+if __name__ == "__main__":
+    run_main(main, "Run the same command again: it goes on where it was.")
