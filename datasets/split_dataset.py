@@ -39,6 +39,8 @@ class SplitDataset(DatasetBase):
         shown = self._shown_names(cfg)
         data = {part: [Datum(impath=self.impath(file), label=chosen[label], classname=shown[label])
                        for file, label, _ in lists[part] if label in chosen] for part in PARTS}
+        if cfg.DATALOADER.CACHE_IMAGES:
+            data = self._cached(data, cfg.INPUT)
         self.groups = {self.impath(file): group for file, group in self.file_groups.items()}
         self.modality, self.wording = self.info.modality, self.info.wording
         self.lateral, self.source_note = self.info.lateral, self.info.source_note
@@ -58,6 +60,14 @@ class SplitDataset(DatasetBase):
 
     def impath(self, file):
         return str(Path(self.root_dir, file))
+
+    def _cached(self, data, wished):
+        """The lists with pixels out of the machine's cache of decoded images."""
+        from datasets.image_cache import cached
+
+        items = [datum for rows in data.values() for datum in rows]
+        everything = iter(cached(items, self.root_dir, max(wished.SIZE), wished.INTERPOLATION))
+        return {part: [next(everything) for _ in rows] for part, rows in data.items()}
 
     def _sampled(self, cfg, split):
         """{part: entries} after DATASET.NUM_SHOTS; the lists are kept as JSON in the cache, next to nothing else.
