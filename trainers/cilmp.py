@@ -61,7 +61,8 @@ class CILMPLearner(Learner):
 
     def _look_up(self, context):
         store = KnowledgeStore(context.cfg.DATASET.NAME, llm=context.cfg.MODEL.LLM)
-        return store.lookup(self.classnames)
+        names = getattr(context.dataset, "knowledge_names", self.classnames)  # whatever wording CLIP is shown
+        return store.lookup(names)
 
     def _class_rows(self, h, lengths):
         """Buffers of the classes' rows: prefix (C, P, D), suffix (C, S, D), between (C, L - P - S, D)."""

@@ -1,0 +1,143 @@
+"""Configurations: of one run from files and flags, of a protocol's jobs from the environment."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from dassl.utils.errors import ConfigError, MissingFile
+from dassl.utils.paths import REPO
+
+CONFIGS = REPO / "configs"
+
+
+def load_plugins(plugins):
+    """Import the user's files or modules; they register their trainers and readers."""
+    loaded = []
+    for plugin in plugins:
+        path = Path(plugin)
+        if path.suffix == ".py":
+            if not path.is_file():
+                raise MissingFile(f"no plugin file {path.absolute()}")
+            spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module
+            spec.loader.exec_module(module)
+        else:
+            try:
+                module = importlib.import_module(str(plugin))
+            except ModuleNotFoundError as error:
+                raise MissingFile(f"plugin {plugin}: {error}; give a file name ending in .py, or a module") from None
+        loaded.append(module)
+    return loaded
+
+
+def base_config(plugins=()):
+    """Defaults with the nodes of all methods and of the plugins (an `extend_cfg(cfg)` of theirs is called)."""
+    import datasets  # noqa: F401 - registers the readers
+    import trainers
+    from dassl.config import get_cfg_default
+
+    modules = load_plugins(plugins)
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    for module in modules:
+        if hasattr(module, "extend_cfg"):
+            module.extend_cfg(cfg)
+    return cfg
+
+
+def method_file(method, protocol, backbone, hparams, wanted=""):
+    """The yaml of a method: CFG if given, demo for the demo backbone, else the protocol's or the paper's.
+
+    Returns:
+        (path or None, name, hparams recorded with the results)
+    """
+    folder = CONFIGS / "trainers" / method
+    if wanted:
+        path = Path(wanted) if wanted.endswith(".yaml") else folder / f"{wanted}.yaml"
+        if not path.is_file():
+            there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+            raise MissingFile(f"CFG={wanted}: no {path}; there are {there}")
+        return path, path.stem, "custom"
+    if hparams == "common":
+        return CONFIGS / "trainers" / "common.yaml", "common", "common"
+    if backbone == "demo":
+        names, kind = ["demo"], "custom"
+    else:
+        names, kind = [protocol, "vit_b16"], "official"
+    for name in names:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml", name, kind
+    return None, "default", kind
+
+
+class Request:
+    """What the environment asks for: DATA OUTPUT SHOTS CFG BACKBONE LLM EPOCHS METHODS HPARAMS FORCE THREADS ..."""
+
+    def __init__(self, protocol, method, dataset, seeds, environ=None):
+        env = os.environ if environ is None else environ
+        get = lambda key, default="": env.get(key, "").strip() or default  # noqa: E731
+        self.protocol, self.seeds = protocol, seeds or [1, 2, 3]
+        self.dataset = dataset or "phantom"
+        demo = self.dataset == "phantom"
+        self.root = os.path.abspath(get("DATA")) if get("DATA") else ""
+        self.backbone = get("BACKBONE", "demo" if demo else "ViT-B/16")
+        self.weights = get("WEIGHTS")
+        self.llm = get("LLM", "smollm2-135m" if demo else "meta-llama/Meta-Llama-3-8B")
+        default = "ZeroshotCLIP CoOp CILMP" if method == "CILMP" else " ".join(dict.fromkeys(["ZeroshotCLIP", method]))
+        self.methods = get("METHODS", default).split()
+        self.shots = self._shots(get("SHOTS"), demo)
+        self.hparams = get("HPARAMS", "official")
+        if self.hparams not in ("official", "common"):
+            raise ConfigError(f"HPARAMS={self.hparams}: choose official or common")
+        self.cfg, self.epochs = get("CFG"), self._number(get("EPOCHS"), "EPOCHS")
+        self.threads = self._number(get("THREADS"), "THREADS")
+        self.force = get("FORCE") not in ("", "0")
+        self.plugins = get("PLUGIN").split()
+        self.opts = get("OPTS").split()
+        self.targets = get("TARGETS").split()
+
+    @staticmethod
+    def _number(text, name):
+        if text and not text.isdigit():
+            raise ConfigError(f"{name}={text}: give a whole number")
+        return int(text) if text else 0
+
+    def _shots(self, text, demo):
+        if self.protocol == "full":
+            return [-1]
+        default = {"base2new": "16", "cross_dataset": "16"}.get(self.protocol, "1 4 16" if demo else "1 2 4 8 16")
+        words = (text or default).split()
+        if not all(w.isdigit() and int(w) > 0 for w in words):
+            raise ConfigError(f"SHOTS={text}: give whole numbers above 0, e.g. SHOTS='1 4 16'")
+        return [int(w) for w in words]
+
+    def config(self, base, method, shots, seed, subset):
+        """(frozen config of one run without its folder, name of the method file)."""
+        from dassl.config import merge_from_file, merge_from_list
+        from dassl.engine import TRAINER_REGISTRY
+
+        trainer = TRAINER_REGISTRY.get(method)  # an unknown one is named here, with the nearest
+        cfg = base.clone()
+        path, name, kind = method_file(method, self.protocol, self.backbone, self.hparams, self.cfg)
+        if path is not None:
+            merge_from_file(cfg, path)
+        dataset_file = CONFIGS / "datasets" / f"{self.dataset}.yaml"
+        if dataset_file.is_file():
+            merge_from_file(cfg, dataset_file)
+        cfg.TRAINER.NAME, cfg.SEED, cfg.THREADS = method, seed, self.threads
+        cfg.DATASET.NAME, cfg.DATASET.ROOT = self.dataset, self.root
+        cfg.DATASET.NUM_SHOTS, cfg.DATASET.SUBSAMPLE_CLASSES = shots, subset
+        cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.WEIGHTS = self.backbone, self.weights
+        cfg.MODEL.LLM = self.llm if getattr(trainer, "needs_llm", False) else ""
+        cfg.RUN.PROTOCOL, cfg.RUN.HPARAMS = self.protocol, kind
+        cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+        if self.epochs:
+            cfg.OPTIM.MAX_EPOCH, cfg.RUN.HPARAMS = self.epochs, "custom"
+        if self.opts:
+            merge_from_list(cfg, self.opts)
+            cfg.RUN.HPARAMS = "custom"
+        cfg.freeze()
+        return cfg, name

@@ -1,0 +1,202 @@
+"""Tables of a protocol: terminal, Markdown, LaTeX, CSV, JSON. No number here that is not in a results.json."""
+
+import csv
+import io
+import statistics
+from pathlib import Path
+
+from dassl.utils.errors import UserError
+from dassl.utils.io import write_json, write_text
+
+METRICS = ("accuracy", "macro_f1")
+TITLES = {"accuracy": "acc", "macro_f1": "F1"}
+
+
+def harmonic(a, b):
+    """2ab / (a + b), 0 where both are 0."""
+    return 2 * a * b / (a + b) if a + b else 0.0
+
+
+def spread(values):
+    """(mean, standard deviation over seeds, dividing by n: the field's habit, numpy's default)."""
+    return statistics.fmean(values), statistics.pstdev(values)
+
+
+def check_equal_splits(results):
+    """Refuse to compare runs that did not see the same images in the same roles.
+
+    Args:
+        results: [(what, results.json content)]
+    """
+    seen = {}
+    for what, r in results:
+        key = (r["seed"], r["subset"], r["shots"], r["dataset"], r["split"])
+        other = seen.setdefault(key, (what, r["split_sha256"]))
+        if other[1] != r["split_sha256"]:
+            raise UserError(
+                f"{what} and {other[0]} were not run on the same split (seed {r['seed']}, {r['subset']} classes: "
+                f"{r['split_sha256'][:12]} and {other[1][:12]}); run both again with FORCE=1"
+            )
+
+
+def rows_of(jobs):
+    """[{method, shots, parts: {part: {metric: {seed: value}}}, parameters ...}] of the finished jobs, grouped."""
+    rows, results = {}, []
+    for job in jobs:
+        if job.why_not or not job.finished:
+            continue
+        r = job.result()
+        results.append((str(job), r))
+        row = rows.setdefault((job.method, job.shots, job.key), {
+            "method": job.method, "shots": job.shots, "configuration": job.key, "parts": {},
+            "trainable_parameters": r["cost"]["trainable_parameters"], "hparams": r["hparams"],
+            "seconds_per_step": [], "peak_memory_mib": [], "dropout_mode": r.get("dropout_mode"),
+        })  # fmt: skip
+        part = row["parts"].setdefault(job.part, {m: {} for m in METRICS})
+        for metric in METRICS:
+            part[metric][str(job.seed)] = r["metrics"][metric]
+        if r["cost"]["seconds_per_step"]:
+            row["seconds_per_step"].append(r["cost"]["seconds_per_step"])
+            row["peak_memory_mib"].append(r["cost"]["peak_memory_mib"])
+    check_equal_splits(results)
+    return list(rows.values()), results
+
+
+def base2new_figures(row):
+    """Adds base, new and H of each metric: means, deviations, and H of every seed."""
+    base, new = row["parts"].get("train_base"), row["parts"].get("test_new")
+    if not base or not new:
+        return None
+    figures = {}
+    for metric in METRICS:
+        seeds = sorted(set(base[metric]) & set(new[metric]), key=int)
+        if not seeds:
+            return None
+        b, n = [base[metric][s] for s in seeds], [new[metric][s] for s in seeds]
+        each = [harmonic(x, y) for x, y in zip(b, n)]
+        h = harmonic(statistics.fmean(b), statistics.fmean(n))
+        figures[metric] = {"base": spread(b), "new": spread(n), "H": (h, statistics.pstdev(each)),
+                           "H_per_seed": dict(zip(seeds, each)), "seeds": len(seeds)}  # fmt: skip
+    return figures
+
+
+def part_figures(row, part):
+    values = row["parts"].get(part)
+    if not values or not values["accuracy"]:
+        return None
+    return {m: {part: spread(list(values[m].values())), "seeds": len(values[m])} for m in METRICS}
+
+
+def build(request, jobs):
+    """The table: {title, notes, header, rows (cells), data} of a protocol's jobs."""
+    rows, results = rows_of(jobs)
+    columns, data = _columns(request), []
+    for row in rows:
+        figures = base2new_figures(row) if request.protocol == "base2new" else {}
+        if request.protocol != "base2new":
+            for part in dict.fromkeys(j.part for j in jobs):
+                for metric, value in (part_figures(row, part) or {}).items():
+                    figures.setdefault(metric, {}).update(value)
+        if figures:
+            data.append(row | {"figures": figures})
+    if request.protocol == "cross_dataset":
+        columns = list(dict.fromkeys(j.part for j in jobs))
+    header = ["method"] + (["shots"] if request.protocol == "few_shot" else [])
+    header += [f"{c} {TITLES[m]}" for m in METRICS for c in map(_short, columns)]
+    cells = [_cells(request, d, columns) for d in data]
+    best = _ranks(data, columns)
+    title = f"{request.protocol} on {request.dataset}, {request.backbone}"
+    return {"title": title, "notes": _notes(request, results, jobs), "header": header, "rows": cells, "best": best,
+            "data": data, "fixed": len(header) - len(columns) * len(METRICS)}  # fmt: skip
+
+
+def _columns(request):
+    return ["base", "new", "H"] if request.protocol == "base2new" else ["train_all"]
+
+
+def _short(part):
+    return {"train_all": "test"}.get(part, part.removeprefix("test_"))
+
+
+def _cells(request, row, columns):
+    first = [row["method"]] + ([str(row["shots"])] if request.protocol == "few_shot" else [])
+    cells = []
+    for metric in METRICS:
+        for c in columns:
+            mean, deviation = row["figures"][metric].get(c, (None, None))
+            cells.append("-" if mean is None else f"{mean:.1f} ± {deviation:.1f}")
+    return first + cells
+
+
+def _ranks(data, columns):
+    """{(row, column)}: best and second of each column, where there is more than one method."""
+    marks = {}
+    for k, (metric, c) in enumerate((m, c) for m in METRICS for c in columns):
+        values = [(d["figures"][metric][c][0], i) for i, d in enumerate(data) if c in d["figures"].get(metric, {})]
+        for mark, (_, i) in zip(("best", "second"), sorted(values, key=lambda v: -v[0])):
+            if len(values) > 1:
+                marks[(i, k)] = mark
+    return marks
+
+
+def _notes(request, results, jobs):
+    seeds = " ".join(map(str, request.seeds))
+    notes = [f"Mean ± standard deviation (dividing by n) over seeds {seeds}, percent."]
+    if request.protocol == "base2new":
+        notes.append("H: harmonic mean of the seed-mean base and new values; its deviation is of the seeds' own H.")
+    notes += sorted({r["source_note"] for _, r in results if r.get("source_note")})
+    if request.dataset == "phantom" or request.backbone == "demo":
+        notes.append("Demo numbers: a tiny backbone, drawn for trying the toolbox, of no meaning for real images.")
+    modes = sorted({r["dropout_mode"] for _, r in results if r.get("dropout_mode")})
+    notes += [f"CILMP dropout: {', '.join(modes)}."] if modes else []
+    llms = sorted({r["llm"] for _, r in results if r.get("llm")})
+    notes += [f"LLM: {', '.join(llms)}."] if llms else []
+    hparams = sorted({r["hparams"] for _, r in results})
+    notes.append(f"Hyper-parameters: {', '.join(hparams)}.")
+    notes += sorted({f"{j.method}: not run here - {j.why_not}." for j in jobs if j.why_not})
+    missing = [str(j) for j in jobs if not j.why_not and not j.finished]
+    notes += [f"Not finished: {'; '.join(missing)}."] if missing else []
+    return notes
+
+
+def markdown(table):
+    """GitHub Markdown: best bold, second underlined."""
+    lines = [f"**{table['title']}**", "", "| " + " | ".join(table["header"]) + " |"]
+    lines.append("|" + "---|" * len(table["header"]))
+    forms = {"best": "**{}**", "second": "<u>{}</u>"}
+    for i, row in enumerate(table["rows"]):
+        cells = [forms.get(table["best"].get((i, k - table["fixed"])), "{}").format(c) for k, c in enumerate(row)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *(f"{n}  " for n in table["notes"])]) + "\n"
+
+
+def latex(table):
+    forms = {"best": "\\textbf{{{}}}", "second": "\\underline{{{}}}"}
+    columns = "l" * table["fixed"] + "c" * (len(table["header"]) - table["fixed"])
+    escape = lambda s: s.replace("_", "\\_").replace("%", "\\%").replace("±", "$\\pm$")  # noqa: E731
+    lines = [f"% {table['title']}", *(f"% {n}" for n in table["notes"]), f"\\begin{{tabular}}{{{columns}}}", "\\hline"]
+    lines += [" & ".join(map(escape, table["header"])) + " \\\\", "\\hline"]
+    for i, row in enumerate(table["rows"]):
+        cells = [
+            forms.get(table["best"].get((i, k - table["fixed"])), "{}").format(escape(c)) for k, c in enumerate(row)
+        ]
+        lines.append(" & ".join(cells) + " \\\\")
+    return "\n".join([*lines, "\\hline", "\\end{tabular}"]) + "\n"
+
+
+def terminal(table):
+    from tabulate import tabulate
+
+    text = tabulate(table["rows"], headers=table["header"], disable_numparse=True)
+    return "\n".join([table["title"], text, *table["notes"]])
+
+
+def save(table, folder, stem="table"):
+    """table.md, table.tex, table.csv and table.json in a folder."""
+    folder = Path(folder)
+    write_text(markdown(table), folder / f"{stem}.md")
+    write_text(latex(table), folder / f"{stem}.tex")
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows([table["header"], *table["rows"]])
+    write_text(buffer.getvalue(), folder / f"{stem}.csv")
+    write_json({k: table[k] for k in ("title", "notes", "header", "rows", "data")}, folder / f"{stem}.json")
