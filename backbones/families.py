@@ -42,7 +42,7 @@ def _clip_text(text, tokenizer):
         blocks=blocks, heads=blocks[0].heads, token_embedding=text.token_embedding,
         position=text.positional_embedding, final_norm=text.ln_final, project=as_projection(text.text_projection),
         tokenizer=tokenizer, context_length=text.context_length, starts=tokenizer.starts, pad_id=tokenizer.pad_id,
-        causal=causal, pad_masked=False, pooled=pooled,
+        ends=tokenizer.ends, causal=causal, pad_masked=False, pooled=pooled,
     )  # fmt: skip
 
 

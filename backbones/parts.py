@@ -23,6 +23,7 @@ class TextParts:
     project: module (..., d_t) -> (..., d), applied after final_norm to the pooled token.
     tokenizer: (list of str, context_length=T) -> LongTensor (C, T), end token kept when cut.
     starts: whether texts begin with a start token (SOS, CLS).
+    ends: whether the end token differs from the padding (SigLIP's does not).
     embed_norm, type_embedding: BERT's LayerNorm after the embeddings and its (d_t,) of token type 0.
     """
 
@@ -38,6 +39,7 @@ class TextParts:
     starts: bool
     heads: int
     pad_id: int = 0
+    ends: bool = True
     final_norm: nn.Module = field(default_factory=nn.Identity)
     embed_norm: nn.Module = None
     type_embedding: nn.Parameter = None

@@ -38,7 +38,8 @@ class TextTower(nn.Module):
         self.project = parts.project
         self.tokenizer = parts.tokenizer
         self.causal, self.pad_masked, self.pooled = parts.causal, parts.pad_masked, parts.pooled
-        self.context_length, self.starts, self.pad_id = parts.context_length, parts.starts, parts.pad_id
+        self.context_length, self.starts = parts.context_length, parts.starts
+        self.ends, self.pad_id = parts.ends, parts.pad_id
         self.heads = parts.heads
 
     @property
@@ -53,16 +54,14 @@ class TextTower(nn.Module):
     # ---- strings -> tokens
 
     def tokenize(self, texts, limit=True):
-        """Ids (C, T) and the index of the last real token (C,).
+        """Ids (C, T) and the index of the end token (C,).
 
         Raises:
             UserError: a text longer than the context (only with `limit`), naming it.
         """
         width = max(self.context_length, 512)
         ids = self.tokenizer(list(texts), context_length=width)
-        last = ids.argmax(-1) if self.pooled == "eos" else (ids != self.pad_id).sum(-1) - 1
-        if self.pooled == "last":  # the end token may be the padding token itself
-            last = last.clamp(min=0)
+        last = ids.argmax(-1) if self.pooled == "eos" else (ids != self.pad_id).sum(-1) - int(self.ends)
         if limit and int(last.max()) >= self.context_length:
             worst = int(last.argmax())
             raise UserError(

@@ -1,4 +1,4 @@
-"""Tokenizers of the families behind one call, with the two facts a text tower needs: start token and padding."""
+"""Tokenizers of the families behind one call, with the facts a text tower needs: start, end and padding."""
 
 import hashlib
 import re
@@ -15,10 +15,11 @@ class Tokenizer:
         encode: the tokenizer itself, same call.
         starts: whether texts begin with a start token.
         pad_id: id of the padding.
+        ends: whether the end token differs from the padding.
     """
 
-    def __init__(self, encode, starts, pad_id):
-        self.encode, self.starts, self.pad_id = encode, starts, pad_id
+    def __init__(self, encode, starts, pad_id, ends=True):
+        self.encode, self.starts, self.pad_id, self.ends = encode, starts, pad_id, ends
 
     def __call__(self, texts, context_length):
         return self.encode(list(texts), context_length=context_length)
@@ -37,8 +38,9 @@ def transformers_tokenizer(source, **kwargs):
 
     encode = HFTokenizer(str(source), **kwargs)
     inner = encode.tokenizer
-    first = int(encode(["a"], context_length=8)[0, 0])
-    return Tokenizer(encode, starts=first in (inner.cls_token_id, inner.bos_token_id), pad_id=inner.pad_token_id)
+    empty = encode([""], context_length=8)[0]
+    starts, pad = int(empty[0]) in (inner.cls_token_id, inner.bos_token_id), inner.pad_token_id
+    return Tokenizer(encode, starts, pad, ends=int((empty != pad).sum()) > int(starts))
 
 
 def stand_in(kind, vocabulary):
@@ -63,4 +65,4 @@ def stand_in(kind, vocabulary):
     def encode(texts, context_length):
         return torch.tensor([ids(t, context_length) for t in texts], dtype=torch.long)
 
-    return Tokenizer(encode, starts=start is not None, pad_id=pad)
+    return Tokenizer(encode, starts=start is not None, pad_id=pad, ends=end != pad)

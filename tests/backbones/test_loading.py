@@ -195,7 +195,7 @@ def test_unknown_name_suggests_the_nearest():
 
 
 def test_bare_open_clip_name_lists_its_tags():
-    with pytest.raises(UserError, match="ViT-B-32::TAG; tags: .*laion2b"):
+    with pytest.raises(UserError, match=r"ViT-B-32::TAG; tags: .*laion2b"):
         backbones.load("ViT-B-32")
 
 

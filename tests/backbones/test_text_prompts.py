@@ -1,0 +1,158 @@
+"""Prompts through the fast text tower equal the plain form: every family, depth, broadcast pattern, ragged lengths."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from backbones.rank import LowRank
+from dassl.utils.errors import UserError
+from tests.oracle.plain_text import Slot, plain_text
+from tests.oracle.small_models import original, small, tokenizer
+
+FAMILIES = ("openai", "bert", "siglip")
+LAYERS, B, M = 4, 3, 3
+NAMES = ["cat.", "malignant tumour of the upper left lung.", "polyps.", "normal z-line, seen from above."]
+C = len(NAMES)
+PATTERNS = {"shared": (1, 1), "class": (1, C), "image": (B, 1), "both": (B, C)}
+
+
+def tokens(pattern, depth, rows=M, seed=0, width=32):
+    g = torch.Generator().manual_seed(seed)
+    shape = (*PATTERNS[pattern], rows, width)
+    return [(torch.randn(shape, generator=g) * 0.5).requires_grad_() for _ in range(depth)]
+
+
+def unit(x):
+    return F.normalize(x, dim=-1)
+
+
+def weigh(features):
+    """A scalar in which every feature of a full (B, C, d) grid counts differently."""
+    x = unit(features).expand(B, C, -1) if features.dim() == 3 else unit(features)[None].expand(B, C, -1)
+    return (x * torch.linspace(-1, 1, x.numel()).view_as(x)).sum()
+
+
+def check(fast, plain, leaves):
+    wide = fast if fast.dim() == 3 else fast[None]
+    assert (unit(wide) - unit(plain)).abs().max() < 1e-5
+    for a, b in zip(torch.autograd.grad(weigh(fast), leaves), torch.autograd.grad(weigh(plain), leaves)):
+        assert b.norm() > 1e-4, "a prompt without influence proves nothing"
+        assert (a - b).norm() / b.norm() < 1e-4
+
+
+def sentences(family):
+    model = original(family)
+    return model, tokenizer(family)(NAMES, model.context_length), small(family).text
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("depth", range(1, LAYERS + 1))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_slot(family, depth, pattern):
+    model, ids, text = sentences(family)
+    levels = tokens(pattern, depth)
+    fast = text.encode(text.frame(NAMES, [M]).fill(levels))
+    assert fast.shape[:-1] == ((B, C) if "image" in pattern or pattern == "both" else (C,))
+    check(fast, plain_text(model, ids, [Slot(levels, int(text.starts))]), levels)
+
+
+@pytest.mark.parametrize("lengths", [[5, 2, 4, 3], [3, 5, 1, 3]])
+@pytest.mark.parametrize("depth", [1, 2, LAYERS])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shared_context_and_ragged_rows_for_each_image_and_class(family, depth, lengths):
+    """CILMP's layout; in the second case the first and last class agree, with others between."""
+    model, ids, text = sentences(family)
+    ctx, rows = tokens("shared", depth), tokens("both", depth, max(lengths), seed=1)
+    fast = text.encode(text.frame(NAMES, [M, lengths]).fill(ctx, rows))
+    start = int(text.starts)
+    plain = plain_text(model, ids, [Slot(ctx, start), Slot(rows, start, lengths)])
+    check(fast, plain, ctx + rows)
+
+
+@pytest.mark.parametrize("depth", [1, 3, LAYERS])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_low_rank_rows(family, depth):
+    """Rows Bp u that are never written out, against the same rows written out."""
+    model, ids, text = sentences(family)
+    lengths = [4, 2, 4, 3]
+    ctx, u = tokens("shared", depth), tokens("both", depth, 4, seed=2, width=5)
+    bases = [torch.randn(32, 5, generator=torch.Generator().manual_seed(9 + i)).requires_grad_() for i in range(depth)]
+    fast = text.encode(text.frame(NAMES, [M, lengths]).fill(ctx, [LowRank(a, b) for a, b in zip(u, bases)]))
+    rows = [a @ b.T for a, b in zip(u, bases)]
+    start = int(text.starts)
+    plain = plain_text(model, ids, [Slot(ctx, start), Slot(rows, start, lengths)])
+    check(fast, plain, ctx + u + bases)
+
+
+@pytest.mark.parametrize("depths", [(1, 3), (3, 1), (2, LAYERS)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_slots_of_different_depth(family, depths):
+    model, ids, text = sentences(family)
+    one, two = tokens("shared", depths[0]), tokens("image", depths[1], 2, seed=3)
+    start = int(text.starts)
+    fast = text.encode(text.frame(NAMES, [M, 2]).fill(one, two))
+    check(fast, plain_text(model, ids, [Slot(one, start), Slot(two, start)]), one + two)
+
+
+@pytest.mark.parametrize("pattern", ["shared", "class"])
+@pytest.mark.parametrize("place", ["middle", "front"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_in_the_middle_or_in_front(family, place, pattern):
+    model, ids, text = sentences(family)
+    names = [n.rstrip(".") for n in NAMES]
+    levels = tokens(pattern, 1)
+    fast = text.encode(text.frame(NAMES, [M], place=place, names=names).fill(levels))
+    start, pad = int(text.starts), text.pad_id
+    own = tokenizer(family)(names, model.context_length)
+    end = own.argmax(-1) if family == "openai" else (own != pad).sum(-1) - (0 if family == "siglip" else 1)
+    half = M // 2
+    if place == "front":
+        slots = [Slot(levels, end)]
+    else:
+        slots = [Slot([t[:, :, :half] for t in levels], start), Slot([t[:, :, half:] for t in levels], end)]
+    check(fast, plain_text(model, ids, slots), levels)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 100])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_result_does_not_depend_on_the_chunk(family, chunk):
+    _, _, text = sentences(family)
+    lengths = [4, 2, 4, 3]
+    levels = tokens("both", 2, 4)
+    prompts = text.frame(NAMES, [lengths]).fill(levels)
+    whole, pieces = text.encode(prompts, chunk=10**6), text.encode(prompts, chunk=chunk)
+    torch.testing.assert_close(whole, pieces, atol=1e-5, rtol=1e-5)
+    for a, b in zip(torch.autograd.grad(weigh(whole), levels), torch.autograd.grad(weigh(pieces), levels)):
+        assert (a - b).norm() / a.norm() < 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_beyond_a_class_s_length_change_nothing(family):
+    _, _, text = sentences(family)
+    frame, levels = text.frame(NAMES, [[4, 2, 4, 3]]), [t.detach() for t in tokens("both", 2, 4)]
+    spoiled = [t.clone() for t in levels]
+    for t in spoiled:
+        t[:, 1, 2:] = 1e4
+        t[:, 3, 3:] = 1e4
+    with torch.no_grad():
+        torch.testing.assert_close(text.encode(frame.fill(levels)), text.encode(frame.fill(spoiled)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_room_names_the_class_and_what_would_fit(family):
+    text = small(family).text
+    with pytest.raises(UserError, match="upper left lung") as error:
+        text.frame(NAMES, [text.context_length - 4])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_words_of_a_phrase_stand_where_the_sentence_has_them(family):
+    """CTX_INIT's words are the sentence's own tokens, so prompts made of them say the sentence itself."""
+    text = small(family).text
+    words = text.embed_words("a photo of a")
+    with torch.no_grad():
+        said = text.encode(text.frame(NAMES, [len(words)]).fill([words[None, None]]))
+        written = text.encode_strings([f"a photo of a {n}" for n in NAMES])
+    assert len(words) == 4
+    assert (unit(said) - unit(written)).abs().max() < 1e-5
