@@ -7,7 +7,7 @@
 """
 
 from .answers import PromptEnsembles, sample
-from .extract import TEMPLATE, extract, questions_for
+from .extraction import TEMPLATE, extract, questions_for
 from .llms import known, llm_slug
 from .store import KnowledgeStore, available, extraction_command
 

@@ -86,7 +86,7 @@ def read_sentences(path):
 def sample(dataset, classnames, llm, n=50, phrases=None, seed=1, compute="auto", device="auto", progress=True):
     """Path of the JSON with n different sentences a class, sampled from an LLM; complete classes are kept.
 
-    phrases: {class: wording} to ask with, as in `extract.questions_for`. The noise depends on seed, class and round
+    phrases: {class: wording} to ask with, as in `extraction.questions_for`. The noise depends on seed, class and round
     only. A sentence counts when it names the class, is whole and has a usable length; UserError where ROUNDS
     rounds of asking give fewer than n.
     """

@@ -5,7 +5,7 @@ Nothing here imports an LLM library.
 
 A store is one safetensors file. Tensor "<class name>" is (K_c, D), fp32, bf16 or fp16; the metadata are strings:
     schema, dataset, llm, llm_file (of a GGUF), llm_hash (SHA-256 or hub revision), template, chat_template, pool,
-    rows (in words), dtype, compute, max_new_tokens, and as JSON: questions {class: text}, answers {class: text}, versions.
+    rows (in words), dtype, compute, max_new_tokens; as JSON: questions {class: text}, answers {class: text}, versions.
 """
 
 import json
