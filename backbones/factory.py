@@ -15,7 +15,7 @@ from .families import image_parts, text_parts
 from .model import PromptableCLIP
 from .recipes import resolve
 from .registry import ROWS
-from .tokens import clip_bpe, stand_in, transformers_tokenizer
+from .tokens import clip_bpe, local_tokenizer, stand_in, transformers_tokenizer
 
 log = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": torch.float32}
@@ -138,13 +138,12 @@ def tokenizer_of(recipe):
     kwargs = text.get("tokenizer_kwargs") or {}
     if recipe.source[0] == "file":
         beside = Path(recipe.source[1])
-        beside = beside if beside.is_dir() else beside.parent
-        if any((beside / f).is_file() for f in ("tokenizer.json", "vocab.txt", "tokenizer_config.json")):
-            return transformers_tokenizer(beside, **kwargs)
+        if found := local_tokenizer(beside if beside.is_dir() else beside.parent, **kwargs):
+            return found
     if not (hub.in_cache(source, "tokenizer_config.json") or hub.reachable("https://huggingface.co")):
         raise UserError(
             f"the vocabulary of backbone {recipe.name} ({source}) is not on this machine and the hub cannot be "
-            "reached: put its tokenizer.json or vocab.txt beside the checkpoint file, or set BACKBONE=demo"
+            "reached: put its vocab.txt (or tokenizer_config.json and all) beside the checkpoint, or set BACKBONE=demo"
         )
     try:
         return transformers_tokenizer(source, **kwargs)

@@ -82,16 +82,25 @@ def _from_folder(name, folder):
 
 
 def _from_pair(name, model, weights):
+    """MODEL::TAG, MODEL::FILE or MODEL::random."""
+    import open_clip
+
     config = _open_clip_config(model)
-    if weights.startswith("random"):
-        return Recipe(name, config, _source(weights))
-    if Path(weights).suffix in SUFFIXES:
-        return Recipe(f"{model}-{Path(weights).stem}", config, _source(weights))
+    if weights.split(":")[0] == "random" or Path(weights).suffix in SUFFIXES:
+        tags = open_clip.list_pretrained_tags_by_model(model)  # images as its first published weights expect them
+        facts = _facts(open_clip.get_pretrained_cfg(model, tags[0])) if tags else {}
+        name = name if weights.startswith("random") else f"{model}-{Path(weights).stem}"
+        return Recipe(name, config, _source(weights), **facts)
     entry = _table_entry(model, weights)
     if entry.get("quick_gelu"):
         config["quick_gelu"] = True
+    return Recipe(name, config, ("tag", entry), **_facts(entry))
+
+
+def _facts(entry):
+    """Those of mean, std and interpolation that a table entry or preprocessing configuration gives."""
     facts = {k: entry[k] for k in ("mean", "std", "interpolation") if entry.get(k)}
-    return Recipe(name, config, ("tag", entry), **facts)
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
 
 
 def _from_open_clip(name, weights):
@@ -117,9 +126,7 @@ def _from_hub(name, weights):
 
 def _from_json(name, content, source):
     """Recipe of an open_clip_config.json: model_cfg and preprocess_cfg."""
-    facts = {k: v for k, v in content.get("preprocess_cfg", {}).items() if k in ("mean", "std", "interpolation")}
-    facts = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
-    return Recipe(name, content.get("model_cfg", content), source, **facts)
+    return Recipe(name, content.get("model_cfg", content), source, **_facts(content.get("preprocess_cfg", {})))
 
 
 def _from_file(path):

@@ -2,8 +2,13 @@
 
 import hashlib
 import re
+import shutil
+import tempfile
+from pathlib import Path
 
 import torch
+
+from dassl.utils.io import write_json
 
 SPECIAL = {"bert": (0, 2, 3), "siglip": (1, None, 1)}  # ids of padding, start, end in PubMedBERT and SigLIP
 
@@ -41,6 +46,19 @@ def transformers_tokenizer(source, **kwargs):
     empty = encode([""], context_length=8)[0]
     starts, pad = int(empty[0]) in (inner.cls_token_id, inner.bos_token_id), inner.pad_token_id
     return Tokenizer(encode, starts, pad, ends=int((empty != pad).sum()) > int(starts))
+
+
+def local_tokenizer(folder, **kwargs):
+    """The tokenizer whose files lie in a folder, or None; a lone vocab.txt is taken for uncased BERT's."""
+    folder = Path(folder)
+    if (folder / "tokenizer_config.json").is_file():
+        return transformers_tokenizer(folder, **kwargs)
+    if not (folder / "vocab.txt").is_file():
+        return None
+    with tempfile.TemporaryDirectory() as copy:
+        shutil.copy(folder / "vocab.txt", copy)
+        write_json({"tokenizer_class": "BertTokenizer", "do_lower_case": True}, Path(copy) / "tokenizer_config.json")
+        return transformers_tokenizer(copy, **kwargs)
 
 
 def stand_in(kind, vocabulary):

@@ -15,6 +15,8 @@ from backbones.registry import ROWS
 from dassl.utils.errors import ConfigError, MissingFile, UnknownName, UserError
 from tests.oracle.small_models import CONFIGS, VISION, images, original
 
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # OpenAI's files are TorchScript
+
 # Heads of 64 in both towers, as OpenAI's layout implies.
 OPENAI = {
     "embed_dim": 24,
@@ -104,6 +106,12 @@ def test_text_tower_flat_in_the_file_nested_in_the_model(tmp_path):
         torch.testing.assert_close(clip.image.encode(pictures), siglip.encode_image(pictures), atol=1e-5, rtol=1e-5)
 
 
+def test_a_file_is_fed_what_its_architecture_s_published_weights_expect():
+    assert backbones.input_facts("ViT-B-16-SigLIP::random")["mean"] == (0.5, 0.5, 0.5)
+    assert backbones.input_facts("ViT-B-16-SigLIP-384::webli")["size"] == 384
+    assert backbones.input_facts("ViT-B-16::random")["mean"] == backbones.input_facts("ViT-B/16")["mean"]
+
+
 def test_a_pair_of_architecture_and_file(tmp_path):
     model = build(backbones.recipes.resolve("ViT-S-32-alt::random", None).config, seed=2)
     torch.save(model.state_dict(), tmp_path / "x.pt")
@@ -112,28 +120,51 @@ def test_a_pair_of_architecture_and_file(tmp_path):
     assert torch.equal(clip.text.token_embedding.weight, model.token_embedding.weight)
 
 
+SMALL_BERT = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "intermediate_size": 64, "max_position_embeddings": 96, "pad_token_id": 0}  # fmt: skip
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "of", "cat", "ben", "##ign", "."]
+
+
+def shrink(monkeypatch, name, **vision):
+    """The named backbone at a size for tests."""
+    row = ROWS[name]
+    arch = {**row.arch, "embed_dim": 32, "vision_cfg": {**row.arch["vision_cfg"], **vision}}
+    monkeypatch.setitem(ROWS, name, type(row)(**{**row.__dict__, "arch": arch, "bert": SMALL_BERT}))
+    return build(arch, SMALL_BERT, seed=1), row
+
+
 def test_pmc_clips_three_files(tmp_path, monkeypatch):
     """Image tower, text tower and projection lie in separate files; the logit scale is known, not stored."""
-    import backbones.factory
-
-    small = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "intermediate_size": 64, "max_position_embeddings": 96, "pad_token_id": 0}  # fmt: skip
-    row = ROWS["PMC-CLIP"]
-    arch = {**row.arch, "embed_dim": 32, "vision_cfg": {**row.arch["vision_cfg"], "layers": [1, 1, 1, 1], "width": 8,
-            "head_width": 64, "image_size": 64}}  # fmt: skip
-    monkeypatch.setitem(ROWS, "PMC-CLIP", type(row)(**{**row.__dict__, "arch": arch, "bert": small}))
-    model = build(arch, small, seed=1)
+    model, row = shrink(monkeypatch, "PMC-CLIP", layers=[1, 1, 1, 1], width=8, head_width=64, image_size=64)
     projection = torch.randn(32, 32)
     torch.save(model.visual.state_dict(), tmp_path / row.hub[1][0])
     torch.save(model.text.transformer.state_dict(), tmp_path / row.hub[1][1])
     torch.save(projection, tmp_path / row.hub[1][2])
-    monkeypatch.setattr(backbones.factory, "tokenizer_of", lambda recipe: backbones.tokens.stand_in("bert", 300))
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
     clip = backbones.load("PMC-CLIP", weights=str(tmp_path))
     assert clip.logit_scale.item() == pytest.approx(4.4292) and clip.context_length == 77
     ids = clip.text.tokenizer(TEXTS, 77)
     with torch.no_grad():
         wanted = model.text.transformer(ids, attention_mask=(ids != 0).long()).pooler_output @ projection
         torch.testing.assert_close(clip.text.encode_strings(TEXTS), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_unimed_clips_names_and_a_vocabulary_beside_the_file(tmp_path, monkeypatch):
+    """Its text tower is called text_encoder; the hub is not needed where vocab.txt lies beside the checkpoint."""
+    model, _ = shrink(monkeypatch, "UniMedCLIP", image_size=32, layers=1, width=64)
+    state = {k.replace("text.", "text_encoder.", 1) if k.startswith("text.") else k: v
+             for k, v in model.state_dict().items()}  # fmt: skip
+    torch.save({"state_dict": state}, tmp_path / "unimed.pt")
+    with pytest.raises(UserError, match=r"put its vocab\.txt"):
+        backbones.load("UniMedCLIP", weights=str(tmp_path / "unimed.pt"))
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
+    clip = backbones.load("UniMedCLIP", weights=str(tmp_path / "unimed.pt"))
+    ids, last = clip.text.tokenize(["A photo of a cat.", "benign"])
+    assert ids[0, :8].tolist() == [2, 5, 6, 7, 5, 8, 11, 3] and last.tolist() == [7, 3]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            clip.text.encode_strings(["A photo of a cat.", "benign"]), model.encode_text(ids), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_the_demo_backbone():
