@@ -1,0 +1,257 @@
+"""CILMP in rank space equals the plain D-wide form, and the official implementation's own numbers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from backbones.checkpoints import architecture_of, copy_into
+from backbones.factory import build, wrap
+from backbones.registry import OPENAI_MEAN, OPENAI_STD
+from backbones.tokens import clip_bpe
+from dassl.utils.errors import UserError
+from tests.oracle.plain_cilmp import plain_cilmp
+from tests.oracle.small_models import images
+from tests.trainers import cilmp_cases as cases
+from trainers.cilmp import CILMP, control
+
+NAMES = ["polyps", "dyed lifted polyps", "ulcerative colitis", "normal z-line", "esophagitis", "melanoma",
+         "immature granulocytes(myelocytes, metamyelocytes)", "platelet"]  # fmt: skip
+SMALL = {"LOW_RANK_DIMENSION": 3, "PREFIX_LENGTH": 2, "SUFFIX_LENGTH": 2, "N_CTX_TEXT": 4, "N_CTX_VISION": 2,
+         "CTX_INIT": ""}  # fmt: skip
+
+
+def both(family, lengths, D=40, depth=12, chunk=0, B=3, **options):
+    """(our learner, ours, plain, gradients of ours, of plain) on random weights."""
+    clip, model = cases.small(family), cases.original(family)
+    names, llm = NAMES[: len(lengths)], cases.rows(lengths, D)
+    ours = cases.learner(clip, names, llm, PROMPT_DEPTH_TEXT=depth, PROMPT_DEPTH_VISION=depth, CHUNK=chunk,
+                         **{**SMALL, **options})  # fmt: skip
+    cases.wake(ours)
+    ours.eval()
+    learned = cases.official_tensors(ours)
+    ids = cases.tokenizer(family)([f"{n}." for n in names], clip.context_length)
+    x, labels = images(family, B), torch.arange(B) % len(lengths)
+    start = int(clip.text.starts)
+    plain = plain_cilmp(model.requires_grad_(False), learned, llm, ids, x, 2, 2, start=start)
+    F.cross_entropy(plain["logits"], labels).backward()
+    logits = ours(x)
+    F.cross_entropy(logits, labels).backward()
+    gradients = cases.official_gradients(ours), {k: v.grad for k, v in learned.items()}
+    return ours, logits.detach(), plain["logits"].detach(), *gradients
+
+
+def assert_same(logits, plain, gradients, wanted):
+    assert (logits - plain).abs().max() < 1e-4
+    assert plain.std() > 0.05, "a case in which nothing moves proves nothing"
+    for name, g in wanted.items():
+        assert (gradients[name] - g).norm() <= 1e-4 * g.norm() + 1e-9, name
+
+
+@pytest.mark.parametrize("family", ["openai", "bert"])
+@pytest.mark.parametrize("lengths", [[6, 6], [6] * 8, [6, 9, 6, 4, 7, 5, 8, 6], [6, 9, 6]], ids=str)
+def test_equals_the_plain_form(family, lengths):
+    _, *case = both(family, lengths)
+    assert_same(*case)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_every_depth(depth):
+    _, *case = both("openai", [6, 9, 5], depth=depth)
+    assert_same(*case)
+
+
+@pytest.mark.parametrize("width", [576, 4096])
+def test_llm_widths(width):
+    _, *case = both("openai", [5, 7], D=width)
+    assert_same(*case)
+
+
+def test_siglip_family():
+    _, *case = both("siglip", [5, 7, 4])
+    assert_same(*case)
+
+
+def test_result_does_not_depend_on_the_chunk():
+    _, whole, _, gradients, _ = both("openai", [6, 9, 5, 6])
+    _, pieces, _, in_pieces, _ = both("openai", [6, 9, 5, 6], chunk=2)
+    torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=1e-5)
+    for name, g in gradients.items():
+        assert (in_pieces[name] - g).norm() <= 1e-4 * g.norm() + 1e-9, name
+
+
+def test_images_condition_the_text():
+    ours, *_ = both("openai", [6, 6, 6])
+    with torch.no_grad():
+        v = F.normalize(ours.visual.encode(images("openai", 3)), dim=-1)
+        text = F.normalize(ours.clip.text.encode(ours.prompts(v)), dim=-1)
+        swapped = F.normalize(ours.clip.text.encode(ours.prompts(v[[1, 0, 2]])), dim=-1)
+    scores = [ours.clip.scale() * torch.einsum("bd,bcd->bc", v, t) for t in (text, swapped)]
+    assert (scores[0] - scores[1])[:2].abs().max() > 0.05
+    torch.testing.assert_close(scores[0][2], scores[1][2], atol=1e-4, rtol=1e-4)
+
+
+def test_unconditional_gives_every_image_the_same_text():
+    ours = cases.learner(cases.small("openai"), NAMES[:3], cases.rows([6, 7, 5], 40), CONDITIONAL=False, **SMALL).eval()
+    cases.wake(ours)
+    v = F.normalize(torch.randn(4, ours.clip.embed_dim), dim=-1)
+    text = ours.clip.text.encode(ours.prompts(v))
+    assert text.shape == (3, ours.clip.embed_dim)
+
+
+# ---- the official numbers
+
+
+@pytest.fixture(scope="module")
+def official(shared_data):
+    path = shared_data / "oracle" / "cilmp_tiny_eight_classes.npz"
+    if not path.is_file():
+        pytest.skip(f"the official numbers are not here ({path})")
+    with np.load(path, allow_pickle=False) as file:
+        numbers = {k: torch.from_numpy(np.array(file[k])) for k in file.files if k != "meta"}
+        return numbers | {"meta": json.loads(str(file["meta"]))}
+
+
+@pytest.fixture(scope="module")
+def ours(official):
+    state = {k[5:]: v for k, v in official.items() if k.startswith("clip/")}
+    model = build(architecture_of({**state, "vocab_size": torch.tensor(0)}, "oracle"))
+    copy_into(model, state, "oracle")
+    facts = {"name": "oracle", "mean": OPENAI_MEAN, "std": OPENAI_STD, "interpolation": "bicubic"}
+    meta = official["meta"]
+    llm = [official[f"llm/{k}"] for k in range(len(meta["classes"]))]
+    learner = cases.learner(wrap(model, clip_bpe(), facts), meta["classes"], llm, PROMPT_DEPTH_TEXT=meta["depth"],
+                            PROMPT_DEPTH_VISION=meta["depth"])  # fmt: skip
+    cases.load_official(learner, {k[8:]: v for k, v in official.items() if k.startswith("learned/")})
+    return learner.eval()
+
+
+def test_official_features_and_deep_tokens(official, ours):
+    with torch.no_grad():
+        v = F.normalize(ours.visual.encode(official["images"]), dim=-1)
+        prompts = ours.prompts(v)
+        text = ours.clip.text.encode(prompts)
+    assert (v - official["image_features"]).abs().max() < 1e-6
+    torch.testing.assert_close(text, official["text_features"], atol=1e-4, rtol=1e-4)
+    for level in (1, 2):
+        tokens = [s.levels[level] for s in prompts.segments if s.depth > 1][1:]  # without ctx
+        slots = [t.dense().expand(3, 8, -1, -1) for t in tokens]
+        torch.testing.assert_close(torch.cat(slots, 2), official[f"deep_llm/{level}"], atol=1e-4, rtol=1e-4)
+
+
+def test_official_logits_loss_and_gradients(official, ours):
+    ours.zero_grad()
+    loss, logits = ours.loss(official["images"], official["labels"])
+    loss.backward()
+    assert (logits - official["logits"]).abs().max() < 1e-4
+    assert (loss - official["loss"]).abs() < 1e-4  # of 13.2, as the logits
+    for name, g in cases.official_gradients(ours).items():
+        wanted = official[f"grad/{name}"]
+        assert (g - wanted).norm() < 1e-4 * wanted.norm(), name
+
+
+# ---- dropout, controls, counts
+
+
+@pytest.mark.parametrize("mode", ["hidden", "shared"])
+def test_dropout_law(mode):
+    """Mean and variance of a token under dropout, against the law: independent keep with probability 0.9, over 0.9."""
+    torch.manual_seed(0)
+    clip = cases.small("openai")
+    ours = cases.learner(clip, NAMES[:2], cases.rows([5, 5], 64), DROPOUT=0.1, DROPOUT_MODE=mode, **SMALL)
+    cases.wake(ours)
+    v = F.normalize(torch.randn(3, clip.embed_dim), dim=-1)
+    with torch.no_grad():
+        terms = ours.prefix.source_terms(ours.h_prefix)
+        w, R = ours.prefix.differences(terms, v), ours.prefix.rotate
+        e = ours.h_prefix[None, None] + torch.einsum("jbcpk,jdk->jbcpd", w, R)  # (J, B, C, P, D)
+        mean = torch.einsum("jbcpd,jrd->jbcpr", e, ours.A)
+        variance = 0.1 / 0.9 * torch.einsum("jbcpd,jrd->jbcpr", e**2, ours.A**2)
+        ours.train()
+        drawn = torch.stack([ours._coordinates(ours.prefix, ours.h_prefix, terms, v) for _ in range(1500)])
+    deviation = variance.sqrt()
+    assert ((drawn.mean(0) - mean).abs() / deviation).max() < 5 / 1500**0.5
+    assert (drawn.var(0) / variance - 1).abs().mean() < 0.05
+    between = drawn - mean
+    correlation = (between[:, :, 0] * between[:, :, 1]).mean(0) / (deviation[:, 0] * deviation[:, 1])
+    if mode == "hidden":
+        assert correlation.abs().max() < 0.12, "images must have masks of their own"
+    else:
+        assert correlation.mean() > 0.5, "one mask for all images"
+
+
+def test_no_dropout_in_evaluation():
+    ours = cases.learner(cases.small("openai"), NAMES[:2], cases.rows([5, 5], 40), DROPOUT=0.5, **SMALL).eval()
+    x = images("openai", 2)
+    with torch.no_grad():
+        assert torch.equal(ours(x), ours(x))
+
+
+def test_image_free_terms_are_computed_once_in_evaluation(monkeypatch):
+    ours = cases.learner(cases.small("openai"), NAMES[:2], cases.rows([5, 5], 40), **SMALL).eval()
+    calls = []
+    plain = type(ours.prefix).source_terms
+    monkeypatch.setattr(type(ours.prefix), "source_terms", lambda self, h: calls.append(1) or plain(self, h))
+    with torch.no_grad():
+        for seed in range(4):
+            ours(images("openai", 2, seed))
+    assert len(calls) == 2  # prefix and suffix, once each
+
+
+def test_parameter_count_of_the_paper():
+    """Section 16.1 of the method's facts: 3,846,528 at ViT-B/16 size (d = d_t = 512, d_v = 768, D = 4096, r = 8)."""
+    J, M, D, r, d, dt, dv, Mv = 12, 4, 4096, 8, 512, 512, 768, 4
+    formula = J * (M * dt + 2 * (D * r + 2 * D * r + r + d * r + r + r * D + D) + r * D + dt * r) + J * Mv * dv
+    assert formula == 3846528
+    clip = cases.small("openai")
+    ours = cases.learner(clip, NAMES[:2], cases.rows([9, 9], 40), LOW_RANK_DIMENSION=3)
+    J, Jv, D, r, d, dt, dv = 4, clip.vision_layers, 40, 3, clip.embed_dim, clip.text_width, clip.vision_width
+    expected = J * (4 * dt + 2 * (3 * D * r + r + d * r + r + r * D + D) + r * D + dt * r) + Jv * 4 * dv
+    assert sum(p.numel() for p in ours.parameters()) == expected
+
+
+def test_controls():
+    h, lengths = torch.zeros(3, 4, 2), torch.tensor([4, 3, 4])
+    h[0], h[1, :3], h[2] = 1.0, 2.0, 6.0
+    assert control(h, lengths, "real")[0] is h
+    shuffled, moved = control(h, lengths, "shuffled")
+    assert shuffled[:, 0, 0].tolist() == [6, 1, 2] and moved.tolist() == [4, 4, 3]
+    mean, _ = control(h, lengths, "mean")
+    assert mean[0, 0, 0] == 3.0 and mean[0, 3, 0] == 3.5 and mean[1, 3, 0] == 0.0
+    noise, _ = control(h, lengths, "random")
+    torch.testing.assert_close(noise.norm(dim=-1), h.norm(dim=-1))
+    assert torch.equal(noise, control(h, lengths, "random")[0])
+    picked, lengths = control(h, lengths, "real", layers=(0, 2))
+    assert picked.shape[1] == 2 and lengths.tolist() == [2, 2, 2]
+    with pytest.raises(UserError, match="real, shuffled, random or mean"):
+        control(h, lengths, "none")
+
+
+def test_too_few_rows_and_too_long_prompts_name_the_class():
+    clip = cases.small("openai")
+    with pytest.raises(UserError, match="'dyed lifted polyps' has 3 LLM rows"):
+        cases.learner(clip, NAMES[:2], cases.rows([6, 3], 40), **SMALL)
+    with pytest.raises(UserError, match=r"immature granulocytes.*takes 77"):
+        cases.learner(clip, NAMES[:7], cases.rows([6] * 6 + [70], 40), **SMALL)
+
+
+def test_checkpoint_serves_other_classes_and_refuses_other_settings():
+    clip = cases.small("openai")
+    first = cases.learner(clip, NAMES[:4], cases.rows([6] * 4, 40), **SMALL)
+    cases.wake(first)
+    state = first.checkpoint_state()
+    other = cases.learner(clip, NAMES[4:6], cases.rows([5, 7], 40, seed=1), **SMALL)
+    other.load_checkpoint_state(state)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters()))
+    assert not any("h_" in k or "frame" in k for k in state), "nothing of the classes is saved"
+    wider = cases.learner(clip, NAMES[:2], cases.rows([6, 6], 48), **SMALL)
+    with pytest.raises(UserError, match="another backbone, LLM"):
+        wider.load_checkpoint_state(state)
+    with pytest.raises(UserError, match="not of this method"):
+        wider.load_checkpoint_state({"ctx": state["ctx"]})
+
+
+def test_registered_with_defaults_of_the_official_yaml():
+    assert CILMP.defaults["PREFIX_LENGTH"] == 4 and CILMP.defaults["LOW_RANK_DIMENSION"] == 8
