@@ -21,12 +21,12 @@ from .names import check_distinct, match, normalised
 from .store import SHIPPED, store_name
 
 FACTS = "__facts__"
-ASKED = (  # several ways to ask: one alone gives sentences that are nearly the same
-    "In one sentence, describe what {class} looks like.",
-    "Describe the distinctive visual features of {class} in one sentence.",
-    "Write a one-sentence caption for a picture that shows {class}.",
+ASKED = (  # question, and how the answer begins: a small LLM left alone often talks of something else
+    ("In one sentence, describe what {class} looks like.", "An image of {class} shows"),
+    ("Describe the distinctive visual features of {class} in one sentence.", "The visual features of {class} are"),
+    ("In one sentence, how is {class} recognized in a picture?", "One recognizes {class} by"),
 )
-SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.95}
+SAMPLING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
 WORDS = (6, 32)  # of a usable sentence; more would not fit a text tower's context
 ROUNDS = 12  # of asking before giving up
 
@@ -92,8 +92,8 @@ def sample(dataset, classnames, llm, n=50, phrases=None, seed=1, compute="auto",
     """
     check_distinct(classnames, dataset)
     files, path = find(llm), cache_root() / "knowledge" / ensembles_name(dataset, llm)
-    facts = {"llm": str(llm), "llm_hash": files.hash, "seed": seed, "questions": list(ASKED), "phrases": phrases or {},
-             **SAMPLING}
+    facts = {"llm": str(llm), "llm_hash": files.hash, "seed": seed, "asked": [" ".join(pair) for pair in ASKED],
+             "phrases": phrases or {}, **SAMPLING}
     stored = _kept(path, SHIPPED / ensembles_name(dataset, llm), facts)
     missing = [name for name in classnames if len(stored.get(name, ())) < n]
     if not missing:
@@ -113,19 +113,28 @@ def _kept(path, shipped, facts):
 
 
 def _sample_class(model, name, phrase, n, seed):
-    """n different sentences that name the class."""
+    """n different sentences that name the class; each round asks for somewhat more than are still missing."""
     kept = {}
     for number in range(ROUNDS):
-        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-            torch.manual_seed(zlib.crc32(f"{seed}/{name}/{number}".encode()))
-            prompts = [model.prompt(question.replace("{class}", phrase)) for question in ASKED]
-            answers = model.answer(prompts, 64, **SAMPLING, num_return_sequences=-(-n // len(ASKED)))
-        for sentence in filter(None, (usable(model.text(ids), name) for ids in answers)):
-            kept.setdefault(sentence.lower(), sentence)
+        each = -(-(n - len(kept)) * 4 // (3 * len(ASKED)))
+        for text in _continue(model, name, phrase, each, zlib.crc32(f"{seed}/{name}/{number}".encode())):
+            sentence = usable(text, name)
+            if sentence:
+                kept.setdefault(sentence.lower(), sentence)
         if len(kept) >= n:
             return list(kept.values())[:n]
     raise UserError(f"LLM {model.name} gave {len(kept)} usable sentences about class {name!r}, {n} were asked for; ask "
                     f"for fewer or use another LLM")
+
+
+def _continue(model, name, phrase, each, noise):
+    """Texts of the answers to every question of ASKED, `each` of them; `noise` seeds the sampling."""
+    begun = [model.begin(start.replace("{class}", name)) for _, start in ASKED]
+    prompts = [model.prompt(question.replace("{class}", phrase)) + ids for (question, _), ids in zip(ASKED, begun)]
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(noise)
+        answers = model.answer(prompts, 48, **SAMPLING, num_return_sequences=each)
+    return [model.text(begun[i // each] + ids) for i, ids in enumerate(answers)]
 
 
 def usable(text, name):

