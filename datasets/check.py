@@ -172,23 +172,22 @@ def _sizes(seen):
 
 def _duplicates(report, seen, part_of):
     """Copies across partitions and copies with two labels are findings; copies inside one partition a note."""
-    exact = {frozenset(pair) for files in duplicates.exact_groups(seen) for pair in combinations(files, 2)}
-    near = {frozenset(p[:2]) for p in duplicates.near_pairs(seen)} - exact
-    for kind, found in (("exact", exact), ("near", near)):
-        pairs = sorted(tuple(sorted(p)) for p in found)
-        across = [p for p in pairs if part_of[p[0]][0] != part_of[p[1]][0]]
-        labels = [p for p in pairs if part_of[p[0]][1] != part_of[p[1]][1]]
-        report.say(f"{kind} duplicates across partitions: {len(across)} pairs, e.g. {_pair(across[0], report.base)}"
+    near = [pair[:2] for pair in duplicates.near_pairs(seen)]
+    for kind, found, unit in (("exact", duplicates.exact_groups(seen), "sets of equal images"),
+                              ("near", near, "pairs of alike images")):
+        across = [files for files in found if len({part_of[f][0] for f in files}) > 1]
+        labels = [files for files in found if len({part_of[f][1] for f in files}) > 1]
+        report.say(f"{kind} duplicates across partitions: {len(across)} {unit}, e.g. {_named(across[0], report.base)}"
                    if across else "", f"{kind} duplicates: none across partitions")
         if labels:
             (report.findings if kind == "exact" else report.notes).append(
-                f"{kind} duplicates with two labels: {len(labels)} pairs, e.g. {_pair(labels[0], report.base)}")
-        if len(pairs) > len(across):
-            report.notes.append(f"{kind} duplicates inside a partition: {len(pairs) - len(across)} pairs")
+                f"{kind} duplicates with two labels: {len(labels)} {unit}, e.g. {_named(labels[0], report.base)}")
+        if len(found) > len(across):
+            report.notes.append(f"{kind} duplicates inside a partition: {len(found) - len(across)} {unit}")
 
 
-def _pair(pair, base):
-    return " = ".join(str(Path(f).relative_to(base)) for f in pair)
+def _named(files, base):
+    return " = ".join(sorted(str(Path(f).relative_to(base)) for f in files)[:3])
 
 
 def _known(report, split, facts):

@@ -9,7 +9,7 @@ import numpy as np
 
 NEAR = 6  # bits
 ALIKE = 0.98  # correlation of the thumbnails
-BLOCK = 2048  # rows of the hash matrix compared at a time: (BLOCK, n) floats
+BLOCK = 512  # rows of the hash matrix compared at a time: (BLOCK, n) floats
 
 
 def exact_groups(seen):
@@ -22,25 +22,26 @@ def exact_groups(seen):
 
 
 def near_pairs(seen, near=NEAR, alike=ALIKE):
-    """[(file, file, bits apart)] of images that look alike; exact copies are among them (0 bits)."""
-    files = [f for f, s in seen.items() if not s.error]
+    """[(file, file, bits apart)] of images that look alike but are not equal; of equal ones the first speaks."""
+    files = list({s.pixels: f for f, s in reversed(seen.items()) if not s.error}.values())[::-1]
     if len(files) < 2:
         return []
-    signs = np.stack([_bits(seen[f].phash) for f in files]) * 2.0 - 1  # (n, 64) of +-1
-    signs = signs.astype(np.float32)
+    signs = (np.stack([_bits(seen[f].phash) for f in files]) * 2.0 - 1).astype(np.float32)  # (n, 64) of +-1
     thumbs = np.stack([_standard(seen[f].thumb) for f in files])  # (n, THUMB^2), zero mean, unit norm
-    flat = ~thumbs.any(axis=1)  # an even image correlates with nothing: only its exact copies count
     pairs = []
     for start in range(0, len(files), BLOCK):
         apart = (64 - signs[start:start + BLOCK] @ signs[start:].T) / 2  # (BLOCK, n - start)
         rows, columns = np.nonzero(apart <= near)
         later = columns > rows
-        left, right = rows[later] + start, columns[later] + start
-        like = np.einsum("ij,ij->i", thumbs[left], thumbs[right]) >= alike
-        same = np.array([seen[files[i]].pixels == seen[files[j]].pixels for i, j in zip(left, right)], bool)
-        like = (like & ~flat[left]) | same
-        pairs += [(files[i], files[j], int(apart[i - start, j - start])) for i, j in zip(left[like], right[like])]
+        rows, columns = rows[later], columns[later]
+        like = np.einsum("ij,ij->i", thumbs[rows + start], thumbs[columns + start]) >= alike
+        pairs += [(files[start + i], files[start + j], int(apart[i, j])) for i, j in zip(rows[like], columns[like])]
     return pairs
+
+
+def alike_pairs(seen):
+    """Pairs that join all images that are equal or look alike, for `clusters`."""
+    return [(files[0], other, 0) for files in exact_groups(seen) for other in files[1:]] + near_pairs(seen)
 
 
 def _bits(phash):
@@ -50,7 +51,7 @@ def _bits(phash):
 def _standard(thumb):
     values = np.frombuffer(bytes.fromhex(thumb), np.uint8).astype(np.float32)
     values = values - values.mean()
-    norm = np.linalg.norm(values)
+    norm = np.linalg.norm(values)  # an even image correlates with nothing: only its exact copies count
     return values / norm if norm > 1 else np.zeros_like(values)
 
 

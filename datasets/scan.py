@@ -67,8 +67,9 @@ def scan(files, workers=None, label="images", progress=True):
     them. Delete <cache>/scan to look again.
     """
     files = [str(f) for f in files]
-    keys = {f: _key(f) for f in files}
-    journal = _journal(files)
+    real = {f: os.path.realpath(f) for f in files}  # an image and a link to it are looked at once
+    keys = {f: _key(real[f]) for f in files}
+    journal = _journal(real.values())
     known = _read_journal(journal)
     found = {f: known[keys[f]] for f in files if keys[f] in known}
     todo = [f for f in files if f not in found]
@@ -99,7 +100,8 @@ def _bar(rows, total, label, progress):
 
 def _journal(files):
     """One journal for a folder tree: named by the common folder of the files."""
-    folder = os.path.commonpath([os.path.dirname(os.path.abspath(f)) for f in files]) if files else "none"
+    folders = {os.path.dirname(f) for f in files}
+    folder = os.path.commonpath(folders) if folders else "none"
     return cache_root() / "scan" / f"{Path(folder).name}-{hashlib.sha256(folder.encode()).hexdigest()[:12]}.jsonl"
 
 
@@ -108,7 +110,7 @@ def _key(file):
         state = os.stat(file.split("::")[0])
     except OSError:
         return f"{file}|absent"
-    return f"{os.path.abspath(file)}|{state.st_size}|{state.st_mtime_ns}"
+    return f"{file}|{state.st_size}|{state.st_mtime_ns}"
 
 
 def _read_journal(path):

@@ -54,7 +54,8 @@ def _done(source, target, how, resize):
         return False
     if resize or how == "copy" or is_array_image(source):
         return not os.path.islink(target)
-    return os.path.islink(target) and os.path.realpath(target) == os.path.realpath(source)
+    return os.path.islink(target) and (os.readlink(target) == str(source)
+                                       or os.path.realpath(target) == os.path.realpath(source))
 
 
 def _place(pair, how, resize):

@@ -73,7 +73,7 @@ def _verified(raw, options):
         raw.images = [im for im in raw.images if not seen[str(im.source)].error]
     if close:
         kept = {f: s for f, s in seen.items() if not s.error}
-        cluster = duplicates.clusters(kept, duplicates.near_pairs(kept))
+        cluster = duplicates.clusters(kept, duplicates.alike_pairs(kept))
         sizes = Counter(cluster.values())
         names = [cluster[str(im.source)] for im in raw.images]
         raw = raw.with_groups([Path(n).name if sizes[n] > 1 else "" for n in names])

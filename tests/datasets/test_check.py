@@ -50,17 +50,18 @@ def test_a_clean_set_has_no_finding(folder):
 
 def test_planted_copies_across_partitions_are_found_exact_and_near(folder):
     shutil.copy(folder / "a/train0.png", folder / "a/test0.png")
-    assert "exact duplicates across partitions: 1 pairs, e.g. a/test0.png = a/train0.png" in findings(folder)
+    first = findings(folder)
+    assert "exact duplicates across partitions: 1 sets of equal images, e.g. a/test0.png = a/train0.png" in first
     raw_trees.picture(folder / "b/test0.png", raw_trees.hash_of("mine/b/train0.png"), size=(60, 50))
     again = findings(folder)
-    assert "near duplicates across partitions: 1 pairs, e.g. b/test0.png = b/train0.png" in again
+    assert "near duplicates across partitions: 1 pairs of alike images, e.g. b/test0.png = b/train0.png" in again
 
 
 def test_copies_inside_a_partition_are_a_note_with_two_labels_a_finding(folder):
     shutil.copy(folder / "a/train0.png", folder / "a/train1.png")
-    assert "exact duplicates inside a partition: 1 pairs" in report(folder).text() and report(folder).clean
+    assert "exact duplicates inside a partition: 1 sets" in report(folder).text() and report(folder).clean
     shutil.copy(folder / "a/train0.png", folder / "b/train1.png")
-    assert "exact duplicates with two labels: 2 pairs" in findings(folder)
+    assert "exact duplicates with two labels: 1 sets" in findings(folder)
 
 
 def test_a_planted_patient_in_two_partitions_is_found(folder):
