@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 import backbones
 from backbones.blocks import Block, convert
-from tests.oracle.plain_text import plain_text
+from tests.oracle.plain_image import plain_image
+from tests.oracle.plain_text import Slot, plain_text
 from tests.oracle.small_models import FAMILIES, images, original, small, tokenizer
 
 TEXTS = ["a photo of a cat.", "x", "malignant tumour of the upper left lung, seen from the side", "polyps."]
@@ -95,14 +96,33 @@ def test_half_precision_keeps_the_scale_exact():
     assert near.min() > 0.99
 
 
-@pytest.mark.slow
-@torch.no_grad()
-def test_full_size_vit_b16_equals_open_clip():
+@pytest.fixture(scope="module")
+def full_size():
+    """ViT-B/16 as our towers and as open_clip's, same random weights."""
     from backbones.factory import build
     from backbones.recipes import resolve
 
     clip = backbones.load("ViT-B/16", weights="random:3")
-    model = build(resolve("ViT-B/16", "random:3").config, seed=3)
-    pictures = torch.randn(2, 3, 224, 224)
+    return clip, build(resolve("ViT-B/16", "random:3").config, seed=3), torch.randn(2, 3, 224, 224)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_full_size_vit_b16_equals_open_clip(full_size):
+    clip, model, pictures = full_size
     assert unit_gap(clip.image.encode(pictures), model.encode_image(pictures)) < 1e-5
     assert unit_gap(clip.text.encode_strings(TEXTS), model.encode_text(tokenizer("openai")(TEXTS, 77))) < 1e-5
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_full_size_vit_b16_with_deep_prompts_equals_the_plain_form(full_size):
+    clip, model, pictures = full_size
+    levels = torch.randn(12, 4, 768)
+    fast = clip.image.encode(pictures, levels[0], levels[1:])
+    assert unit_gap(fast, plain_image(model, pictures, levels)) < 1e-5
+    ctx, rows = list(torch.randn(12, 1, 1, 4, 512) * 0.1), list(torch.randn(12, 2, 4, 8, 512) * 0.1)
+    lengths, tails = [8, 3, 5, 8], [f"{t.rstrip('.')}." for t in TEXTS]
+    fast = clip.text.encode(clip.text.frame(tails, [4, lengths]).fill(ctx, rows))
+    plain = plain_text(model, tokenizer("openai")(tails, 77), [Slot(ctx), Slot(rows, 1, lengths)])
+    assert unit_gap(fast, plain) < 1e-5
