@@ -1,0 +1,159 @@
+"""What is measured: the fast form and the plain form of one step, on random weights at ViT-B/16 size.
+
+The plain form is `tests/oracle`: 77 tokens, everything at (B, C, 77, d_t), the original open_clip blocks with fused
+attention. Its interventions are vectorised over images and classes and computed for the intervened rows only, with
+the same dropout, so that the comparison does not flatter us.
+"""
+
+import copy
+import functools
+
+import torch
+import torch.nn.functional as F
+
+from backbones.factory import build, wrap
+from backbones.registry import OPENAI_MEAN, OPENAI_STD
+from backbones.tokens import clip_bpe
+from tests.oracle.plain_image import plain_image
+from tests.oracle.plain_text import Slot, plain_text
+from trainers.cilmp import CILMP, CILMPLearner
+
+NAMES = ["dyed lifted polyps", "dyed resection margins", "esophagitis", "normal cecum", "normal pylorus",
+         "normal z-line", "polyps", "ulcerative colitis"]  # fmt: skip
+CONFIG = {
+    "embed_dim": 512,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
+}
+L, D = 32, 4096  # LLM rows and width: LLaMA-3-8B
+
+
+def names(classes):
+    """C class names of about equal length."""
+    return [NAMES[c % len(NAMES)] + (f" {c // len(NAMES)}" if c >= len(NAMES) else "") for c in range(classes)]
+
+
+@functools.cache
+def towers(device="cpu"):
+    """(open_clip model, PromptableCLIP) of the same random weights."""
+    torch.manual_seed(0)
+    model = build(copy.deepcopy(CONFIG)).eval().requires_grad_(False)
+    facts = {"name": "ViT-B/16 (random)", "mean": OPENAI_MEAN, "std": OPENAI_STD, "interpolation": "bicubic"}
+    clip = wrap(copy.deepcopy(model), clip_bpe(), facts)
+    return model.to(device), clip.to(device)
+
+
+class Step:
+    """fast(), plain() and image() of one step; each returns logits or features. Train runs backward as well."""
+
+    train = True
+
+    def __init__(self, device, train):
+        self.device, self.train = device, train
+        self.model, self.clip = towers(device)
+
+    def _run(self, forward):
+        if not self.train:
+            with torch.no_grad():
+                return forward()
+        out = forward()
+        out.float().square().mean().backward()
+        return out.detach()
+
+    def fast(self):
+        return self._run(self.fast_forward)
+
+    def plain(self):
+        return self._run(self.plain_forward)
+
+    def image(self):
+        return self._run(self.image_forward)
+
+
+class CILMPStep(Step):
+    """part: text (from image features to text features) or step (images to logits)."""
+
+    def __init__(self, part, train, B, C, device="cpu", dropout_mode="hidden", rows=L):
+        super().__init__(device, train)
+        from yacs.config import CfgNode
+
+        self.part, self.B, self.C = part, B, C
+        torch.manual_seed(1)
+        h = torch.randn(C, rows, D)
+        cfg = CfgNode({**CILMP.defaults, "DROPOUT_MODE": dropout_mode})
+        self.learner = CILMPLearner(cfg, self.clip, names(C), knowledge=(h, torch.full((C,), rows))).to(device)
+        self.learner.train(train)
+        self.h = h.to(device)
+        self.images = torch.randn(B, 3, 224, 224, device=device)
+        self.v = F.normalize(torch.randn(B, 512, device=device), dim=-1).requires_grad_(train)
+        self.ids = self.clip.text.tokenizer([f"{n}." for n in names(C)], context_length=77).to(device)
+
+    def fast_forward(self):
+        if self.part == "text":
+            return self.clip.text.encode(self.learner.prompts(self.v))
+        return self.learner(self.images)
+
+    def image_forward(self):
+        return self.learner.visual.encode(self.images)
+
+    def plain_forward(self):
+        v = self.v
+        if self.part == "step":
+            v = F.normalize(plain_image(self.model, self.images, self.learner.visual.ctx), dim=-1)
+        text = plain_text(self.model, self.ids, [Slot(self.plain_levels(v), 1)])
+        if self.part == "text":
+            return text
+        return self.model.logit_scale.exp() * torch.einsum("bd,bcd->bc", v, F.normalize(text, dim=-1))
+
+    def plain_levels(self, v):
+        """J tensors (B, C, M + L, d_t): interventions written out at width D, then A and Bp."""
+        ours, P, S = self.learner, self.learner.cfg.PREFIX_LENGTH, self.learner.cfg.SUFFIX_LENGTH
+        levels = []
+        for j in range(ours.depth):
+            first = self._intervene(ours.prefix, j, self.h[:, :P], v)
+            last = self._intervene(ours.suffix, j, self.h[:, -S:], v)
+            middle = self.h[None, :, P:-S].expand(len(v), -1, -1, -1)
+            rows = torch.cat([first, middle, last], dim=2)  # (B, C, L, D)
+            y = rows @ ours.A[j].mT @ ours.Bp[j].mT
+            levels.append(torch.cat([ours.ctx[j].expand(*y.shape[:2], -1, -1), y], dim=2))
+        return levels
+
+    def _intervene(self, module, j, h, v):
+        g = F.linear(F.linear(v, module.down[j], module.down_bias[j]), module.up[j], module.up_bias[j])
+        h = h[None].expand(len(v), -1, -1, -1)
+        u = torch.cat([h, g[:, None, None] * h], dim=-1)
+        e = h + (F.linear(u, module.source[j], module.source_bias[j]) - h @ module.rotate[j]) @ module.rotate[j].mT
+        return F.dropout(e, self.learner.cfg.DROPOUT, training=self.train)
+
+    def plain_bytes(self):
+        """Estimated peak of the plain form, from its largest saved tensors (float32)."""
+        pairs = self.B * self.C
+        per_layer = pairs * (L * D * 3 + 77 * 512 * 18) if self.train else 0
+        return 4 * (12 * per_layer + pairs * (L * D * 4 + 77 * 512 * 12))
+
+
+CASES = {
+    "cilmp/text/train/b4c8": ("cilmp", CILMPStep, {"part": "text", "train": True, "B": 4, "C": 8}),
+    "cilmp/text/eval/b4c8": ("cilmp", CILMPStep, {"part": "text", "train": False, "B": 4, "C": 8}),
+    "cilmp/step/train/b4c8": ("cilmp", CILMPStep, {"part": "step", "train": True, "B": 4, "C": 8}),
+    "cilmp/step/eval/b4c8": ("cilmp", CILMPStep, {"part": "step", "train": False, "B": 4, "C": 8}),
+    "cilmp/text/train/b64c8": ("cilmp", CILMPStep, {"part": "text", "train": True, "B": 64, "C": 8}),
+    "cilmp/step/train/b8c200": ("cilmp", CILMPStep, {"part": "step", "train": True, "B": 8, "C": 200}),
+    "cilmp/step/eval/b32c1000": ("cilmp", CILMPStep, {"part": "step", "train": False, "B": 32, "C": 1000}),
+}
+
+
+def equality(step):
+    """Largest difference of fast and plain outputs in evaluation."""
+    if hasattr(step, "learner"):
+        step.learner.eval()
+    before, step.train = step.train, False
+    difference = (step.fast() - step.plain()).abs().max().item()
+    step.train = before
+    if hasattr(step, "learner"):
+        step.learner.train(before)
+    return difference
+
+
+__all__ = ["CASES", "CILMPStep", "Step", "equality", "names", "towers"]
