@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-from dassl.utils.errors import MissingFile, UserError
+from dassl.utils.errors import MissingFile, UnknownName, UserError
 from datasets import duplicates, locate
 from datasets.beside import read_groups
 from datasets.scan import scan
@@ -52,13 +52,16 @@ def check(name, root="", pixels=True, pattern="", workers=None, progress=True):
         pixels: open every image (False: only the text of the split is judged).
         pattern: regular expression that finds a group id in a file name, instead of groups.csv or the set's own.
     """
-    path, bases, facts = _what(name, root)
-    report = Report(facts.name if facts else path.stem if Path(name).is_file() else str(name))
+    load, facts = _what(name, root)
+    report = Report(facts.name if facts else Path(name).stem if Path(name).is_file() else str(name))
     try:
-        split = report.split = read_split(path)
+        split, bases = load()
+    except (MissingFile, UnknownName):
+        raise  # a bad call: there is nothing to check
     except UserError as error:
         report.findings.append(str(error))
         return report
+    report.split, path = split, split.path
     report.passed.append(f"text: {path} is a valid split, {len(split.classnames)} classes, no file in two partitions")
     _balance(report, split)
     report.base = _files(report, split, bases)
@@ -73,16 +76,15 @@ def check(name, root="", pixels=True, pattern="", workers=None, progress=True):
 
 
 def _what(name, root):
-    """(split file, folders of its images, Facts or None)."""
+    """(function that gives the Split and the folders of its images, Facts or None)."""
     path = Path(name).expanduser()
     if path.is_file():
         spelled = locate.canonical(path.stem.removeprefix("split_"))
-        facts = TABLE.get(spelled) or _by_layout(path)
-        return path, (path.parent, path.parent / path.parent.name, path.parent / "images", path.parent.parent), facts
+        bases = (path.parent, path.parent / path.parent.name, path.parent / "images", path.parent.parent)
+        return lambda: (read_split(path), bases), TABLE.get(spelled) or _by_layout(path)
     if path.suffix == ".json":
         raise MissingFile(f"no such split file: {path}")
-    path, bases = locate.find_split(str(name), root)
-    return path, bases, TABLE.get(locate.canonical(str(name)))
+    return lambda: locate.load_split(str(name), root), TABLE.get(locate.canonical(str(name)))
 
 
 def _by_layout(path):
@@ -114,7 +116,7 @@ def _files(report, split, bases):
     try:
         base = find_base(split, bases)
     except MissingFile as missing:
-        there = [b for b in bases if any((Path(b) / f).exists() for f in split.files())]
+        there = [b for b in bases if any((Path(b) / f.split("::")[0]).exists() for f in split.files())]
         if there:
             report.findings.append(str(missing))
             return Path(there[0])
@@ -151,7 +153,7 @@ def _leakage(report, split, groups, facts):
 def _pixels(report, split, workers, progress):
     """Every image is opened: decoding, sizes and modes, exact and near duplicates."""
     part_of = {str(report.base / f): (part, name) for part, rows in split.parts().items() for f, _, name in rows}
-    there = [f for f in part_of if Path(f).exists()]
+    there = [f for f in part_of if Path(f.split("::")[0]).exists()]
     seen = report.seen = scan(there, workers, "checking", progress)
     bad = [s.error for s in seen.values() if s.error]
     report.say(f"{len(bad)} images can't be read, first: {bad[0]}" if bad else "", f"images: all {len(seen)} decode")

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from dassl.utils.errors import MissingFile, UserError, unknown_name
 from dassl.utils.paths import REPO, cache_root
+from datasets import npz
 from datasets.beside import read_facts
 from datasets.facts import question
-from datasets.split_file import read_split, safe_path
+from datasets.prepare import own
+from datasets.split_file import Split, read_split, safe_path
 from datasets.tables import TABLE
 
 FOLDER_SETS = {"ImageFolder": "a folder of class folders (ROOT is the folder)",
@@ -127,6 +129,26 @@ def _bases(split_path, base):
     return folder, folder / folder.name, folder / "images", base
 
 
+def load_split(name, root="", size=224):
+    """(Split, folders its images may lie under) of a set: its split file, or else its MedMNIST npz.
+
+    Args:
+        size: pixels wanted; the smallest npz that has them is taken, else the largest there is.
+    """
+    try:
+        path, bases = find_split(name, root)
+        return read_split(path), bases
+    except MissingFile as missing:
+        facts = TABLE.get(canonical(name))
+        if facts is None or not facts.flag:
+            raise
+        base = data_root(root)
+        path = npz.find(facts.flag, npz.folders(base, facts.flag), size)
+        if path is None:
+            raise MissingFile(f"{missing}; or put {facts.flag}_224.npz (or another size) into {base}") from None
+    return Split(path, classnames=facts.classnames, **npz.split_lists(path, facts.classnames)), (path.parent,)
+
+
 def prepare_command(name, root):
     """What to type to make a split; "folder" for a set of one's own."""
     return f"python scripts/prepare_dataset.py {name} --raw DIR --root {shlex.quote(str(root))}"
@@ -136,6 +158,10 @@ def info(name, root=""):
     """DatasetInfo of a set. Class names come from its split file; a public set that is not on this machine
     answers with the names of the table."""
     name = canonical(name)
+    if name in FOLDER_SETS:
+        path = data_root(root)
+        raw = own.table(path) if name == "CSV" else own.class_folders(path)
+        return describe(name, raw.classnames, (path if path.is_dir() else path.parent) / "split.json")
     facts = TABLE.get(name)
     try:
         path, _ = find_split(name, root)

@@ -1,38 +1,16 @@
-"""Readers beyond a split file: a folder of class folders, a table, a MedMNIST npz; and the maker of readers."""
+"""Readers without a split file: a folder of class folders, a table; and the maker of all others."""
 
-from dassl.utils.errors import MissingFile, UserError
-from datasets import locate, npz, partition
+from dassl.utils.errors import UserError
+from datasets import locate, partition
 from datasets.prepare import own
 from datasets.split_dataset import SplitDataset
-from datasets.split_file import PARTS, Split, parse_split
+from datasets.split_file import PARTS, parse_split
 
 
 def reader(name, facts=None):
     """A reader class for a public set (a row of the table) or for a folder under DATA (no row)."""
-    base = ArrayDataset if facts and facts.flag else SplitDataset
     doc = f"{facts.family}: {facts.modality}, {len(facts.classes)} classes. {facts.home}" if facts else name
-    return type(name, (base,), {"name": name, "facts": facts, "__doc__": doc, "__module__": __name__})
-
-
-class ArrayDataset(SplitDataset):
-    """A MedMNIST set: its split file where one was made, else the npz itself, DATA/<flag>[_<size>].npz or below
-    DATA/<flag>/ or where the medmnist package keeps it; no file is written."""
-
-    facts = None
-
-    def load(self, cfg):
-        try:
-            return super().load(cfg)
-        except MissingFile as missing:
-            root = locate.data_root(cfg.DATASET.ROOT)
-            path = npz.find(self.facts.flag, npz.folders(root, self.facts.flag), max(cfg.INPUT.SIZE))
-            if path is None:
-                wish = f"put {self.facts.flag}_224.npz (or another size) into {root}"
-                raise MissingFile(f"{missing}; or {wish}") from None
-        lists = npz.split_lists(path, self.facts.classnames)
-        self.root_dir, self.file_groups = str(path.parent), {}
-        self.info = locate.describe(self.facts.name, self.facts.classnames)
-        return Split(path, classnames=self.facts.classnames, **lists)
+    return type(name, (SplitDataset,), {"name": name, "facts": facts, "__doc__": doc, "__module__": __name__})
 
 
 class ImageFolder(SplitDataset):

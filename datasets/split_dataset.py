@@ -11,7 +11,7 @@ from dassl.utils.io import read_json, sha256_of, write_json
 from dassl.utils.paths import cache_root, slug
 from datasets import locate, sampling
 from datasets.beside import read_groups
-from datasets.split_file import PARTS, find_base, read_split
+from datasets.split_file import PARTS, find_base
 from datasets.tables import TABLE
 
 
@@ -50,12 +50,11 @@ class SplitDataset(DatasetBase):
     def load(self, cfg):
         """The Split, read, judged and found on disk; sets root_dir, info and file_groups {relative file: group}."""
         name = locate.canonical(self.name or cfg.DATASET.NAME)
-        path, bases = locate.find_split(name, cfg.DATASET.ROOT)
-        split = read_split(path)
+        split, bases = locate.load_split(name, cfg.DATASET.ROOT, max(cfg.INPUT.SIZE))
         remedy = locate.prepare_command(name if name in TABLE else "folder", locate.data_root(cfg.DATASET.ROOT))
         self.root_dir = str(find_base(split, bases, f"Make or mend it with: {remedy}"))
-        self.info = locate.describe(name, split.classnames, path)
-        self.file_groups = read_groups(path, self.root_dir, split.files(), TABLE.get(name))
+        self.info = locate.describe(name, split.classnames, split.path)
+        self.file_groups = read_groups(split.path, self.root_dir, split.files(), TABLE.get(name))
         return split
 
     def impath(self, file):

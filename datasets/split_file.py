@@ -131,7 +131,7 @@ def find_base(split, bases, remedy=""):
 
 
 def _is_there(base, file, listings):
-    folder, _, name = file.rpartition("/")
+    folder, _, name = file.split("::")[0].rpartition("/")  # of an image inside an array: the file of the array
     folder = base / folder
     if folder not in listings:
         try:

@@ -14,6 +14,7 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from shlex import quote
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -119,8 +120,8 @@ def report(name, raw, lists, split_path, args):
     for line in differing(name, raw, lists):
         print(f"warning: {line}")
     print(f"written: {split_path}")
-    print(f"use it:  DATA={split_path.parent.parent} bash scripts/cilmp/few_shot.sh "
-          f"{name if name in TABLE else split_path.parent.name}")
+    used = name if name in TABLE else split_path.parent.name
+    print(f"use it:  DATA={quote(str(split_path.parent.parent))} bash scripts/cilmp/few_shot.sh {quote(used)}")
 
 
 def differing(name, raw, lists):

@@ -133,6 +133,7 @@ def test_imagefolder_needs_no_split_file(tmp_path):
     data = datasets.resolve("ImageFolder")(cfg_for("ImageFolder", tmp_path))
     assert (len(data.train_x), len(data.val), len(data.test)) == (28, 4, 8)
     assert not list(tmp_path.glob("*.json"))
+    assert datasets.info("ImageFolder", tmp_path).classnames == ("a", "b")
 
 
 def test_copies_shrunk_copies_and_links_replace_each_other(tmp_path):

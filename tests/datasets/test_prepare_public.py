@@ -9,9 +9,12 @@ import raw_trees
 from dataset_cfg import cfg_for
 
 import datasets
+from dassl.data import DataManager
+from dassl.data.datasets import build_dataset
 from dassl.utils import read_image
 from dassl.utils.errors import MissingFile, UserError
 from datasets.beside import read_groups
+from datasets.check import check
 from datasets.partition import leaks
 from datasets.prepare.by_table import derm7pt_class, odir_classes
 from datasets.prepare.pneumonia import person
@@ -51,10 +54,12 @@ def test_raw_to_split_to_reader_to_image(name, tmp_path):
     assert split.classnames == TABLE[name].classnames
     assert sum(map(len, split.parts().values())) == len(raw.images)
     assert split.val, "val is made where a set has none"
-    data = datasets.resolve(name, root)(cfg_for(name, root))
+    manager = DataManager(cfg_for(name, root))
+    data = manager.dataset
     assert data.classnames == list(split.classnames)
     assert len(data.train_x) + len(data.val) + len(data.test) == len(raw.images)
-    assert read_image(data.test[0].impath).mode == "RGB"
+    batch = next(iter(manager.test_loader))
+    assert batch["img"].shape[1:] == (3, 32, 32) and batch["impath"][0] == data.test[0].impath
     assert data.modality == TABLE[name].modality
     groups = read_groups(path, data.root_dir, split.files())
     if groups:
@@ -116,6 +121,15 @@ def test_medmnist_arrays_are_read_in_place_and_written_when_asked(name, stored, 
     assert data.lateral == (name == "organamnist")
 
 
+def test_an_array_set_is_checked_like_any_other(tmp_path, monkeypatch):
+    raw_trees.medmnist(tmp_path, "breastmnist", 2, channels=1)
+    report = check("breastmnist", tmp_path, workers=1, progress=False)
+    assert "images: all 22 decode" in report.text() and "modes NPZ 22" in report.text()
+    raw_trees.medmnist(tmp_path, "breastmnist", 2, channels=1, size=64)
+    small = datasets.resolve("breastmnist")(cfg_for("breastmnist", tmp_path))
+    assert read_image(small.test[0].impath).size == (64, 64), "the smallest that has the input size, 32"
+
+
 def test_multi_label_arrays_are_refused(tmp_path):
     import numpy as np
 
@@ -136,7 +150,7 @@ def test_biomedcoop_layout_is_read_as_it_is(tmp_path):
     for part in rows.values():
         raw_trees.pictures(tmp_path / "BUSI" / "BUSI", [f for f, *_ in part])
     (tmp_path / "BUSI" / "split_BUSI.json").write_text(json.dumps(rows))
-    data = datasets.resolve("busi", tmp_path)(cfg_for("busi", tmp_path))
+    data = build_dataset(cfg_for("busi", tmp_path))
     assert data.classnames == ["benign tumor", "malignant tumor", "normal scan"]
     assert data.wording["normal scan"] == "normal breast tissue without a mass"
     assert read_image(data.train_x[0].impath).mode == "RGB"
