@@ -2,7 +2,7 @@
 """One run: train (or only evaluate) one method on one data set with one seed.
 
     python train.py --trainer CILMP --dataset phantom --backbone demo --llm smollm2-135m --seed 1 \\
-        --config-file configs/trainers/CILMP/demo.yaml --output-dir output/try DATASET.NUM_SHOTS 16
+        --config-file configs/trainers/demo.yaml --output-dir output/try DATASET.NUM_SHOTS 16
     python train.py --list
 
 The flags are CoOp's; KEY VALUE pairs at the end win over everything. For whole protocols see scripts/<method>/.

@@ -48,29 +48,28 @@ def base_config(plugins=()):
     return cfg
 
 
-def method_file(method, protocol, backbone, hparams, wanted=""):
-    """The yaml of a method: CFG if given, demo for the demo backbone, else the protocol's or the paper's.
+def method_files(method, protocol, backbone, hparams, wanted=""):
+    """The yaml files of a method, merged in turn: CFG if given, demo for the demo backbone, else the protocol's or
+    the paper's; what has none of its own (a plugin) runs with the set common to all.
 
     Returns:
-        (path or None, name, hparams recorded with the results)
+        (paths, name, hparams recorded with the results)
     """
-    folder = CONFIGS / "trainers" / method
+    shared, folder = CONFIGS / "trainers", CONFIGS / "trainers" / method
     if wanted:
         path = Path(wanted) if wanted.endswith(".yaml") else folder / f"{wanted}.yaml"
         if not path.is_file():
             there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
             raise MissingFile(f"CFG={wanted}: no {path}; there are {there}")
-        return path, path.stem, "custom"
+        return [path], path.stem, "custom"
     if hparams == "common":
-        return CONFIGS / "trainers" / "common.yaml", "common", "common"
+        return [shared / "common.yaml"], "common", "common"
     if backbone == "demo":
-        names, kind = ["demo"], "custom"
-    else:
-        names, kind = [protocol, "vit_b16"], "official"
-    for name in names:
+        return [p for p in (shared / "demo.yaml", folder / "demo.yaml") if p.is_file()], "demo", "custom"
+    for name in (protocol, "vit_b16"):
         if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml", name, kind
-    return None, "default", kind
+            return [folder / f"{name}.yaml"], name, "official"
+    return [shared / "common.yaml"], "common", "common"
 
 
 class Request:
@@ -121,8 +120,8 @@ class Request:
 
         trainer = TRAINER_REGISTRY.get(method)  # an unknown one is named here, with the nearest
         cfg = base.clone()
-        path, name, kind = method_file(method, self.protocol, self.backbone, self.hparams, self.cfg)
-        if path is not None:
+        paths, name, kind = method_files(method, self.protocol, self.backbone, self.hparams, self.cfg)
+        for path in paths:
             merge_from_file(cfg, path)
         dataset_file = CONFIGS / "datasets" / f"{self.dataset}.yaml"
         if dataset_file.is_file():
