@@ -40,8 +40,9 @@ def near_pairs(seen, near=NEAR, alike=ALIKE):
 
 
 def alike_pairs(seen):
-    """Pairs that join all images that are equal or look alike, for `clusters`."""
-    return [(files[0], other, 0) for files in exact_groups(seen) for other in files[1:]] + near_pairs(seen)
+    """Pairs that join all images that are equal or look alike, for `clusters`; even (blank) ones join nobody."""
+    equal = [files for files in exact_groups(seen) if _standard(seen[files[0]].thumb).any()]
+    return [(files[0], other, 0) for files in equal for other in files[1:]] + near_pairs(seen)
 
 
 def _bits(phash):

@@ -45,7 +45,9 @@ def arguments(argv=None):
     p.add_argument("--lateral", action="store_true", help="left and right mean something: never flip")
     p.add_argument("--on-bad-image", choices=("error", "skip"), default="error", help="unreadable images")
     p.add_argument("--no-verify", action="store_true", help="do not open every image first")
-    p.add_argument("--no-duplicates", action="store_true", help="do not keep near duplicates in one part")
+    p.add_argument("--group-duplicates", action="store_true",
+                   help="your own set: keep near duplicates in one part (public sets without ids: always)")
+    p.add_argument("--no-duplicates", action="store_true", help="public sets: do not")
     p.add_argument("--workers", type=int, help="processes (default: all cores)")
     p.add_argument("--download", action="store_true", help="fetch the raw data where it is open, else say how")
     return p.parse_args(argv)
@@ -101,6 +103,7 @@ def describe(name, args):
             raise UserError(f"--name {args.name!r} is a public set's name; choose another")
         raw = own.table(args.raw, args.group_regex) if name == "csv" else \
             own.class_folders(args.raw, args.group_regex, args.groups)
+        raw.duplicates = args.group_duplicates
         return raw, data_root(args.root) / safe_path(args.name, "--name") / "split.json", facts
     from datasets.prepare.table import prepare
 

@@ -71,13 +71,20 @@ def _verified(raw, options):
     if bad:
         raw.remarks.append(f"left out {len(bad)} unreadable images, first: {seen[bad[0]].error}")
         raw.images = [im for im in raw.images if not seen[str(im.source)].error]
-    if close:
-        kept = {f: s for f, s in seen.items() if not s.error}
-        cluster = duplicates.clusters(kept, duplicates.alike_pairs(kept))
-        sizes = Counter(cluster.values())
-        names = [cluster[str(im.source)] for im in raw.images]
-        raw = raw.with_groups([Path(n).name if sizes[n] > 1 else "" for n in names])
-        raw.key = f"near duplicates (perceptual hash), {sum(s > 1 for s in sizes.values())} clusters"
+    return _joined(raw, {f: s for f, s in seen.items() if not s.error}) if close else raw
+
+
+def _joined(raw, seen):
+    """The Raw with clusters of near duplicates as groups. A cluster of more than a tenth of the images is no copy
+    but a template (an empty frame, a test picture): it stays apart, and the user is told."""
+    cluster = duplicates.clusters(seen, duplicates.alike_pairs(seen))
+    sizes = Counter(cluster.values())
+    most = max(2, len(seen) // 10)
+    names = [cluster[str(im.source)] for im in raw.images]
+    raw = raw.with_groups([Path(n).name if 1 < sizes[n] <= most else "" for n in names])
+    raw.key = f"near duplicates (perceptual hash), {sum(1 < s <= most for s in sizes.values())} clusters"
+    if too_large := [s for s in sizes.values() if s > most]:
+        raw.remarks.append(f"{max(too_large)} images look like one another, too many to be copies: not kept together")
     return raw
 
 

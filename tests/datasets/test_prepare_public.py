@@ -1,12 +1,14 @@
 """Every public set: a small raw tree in its true layout becomes a split that its reader gives as images."""
 
 import json
+import re
 from collections import Counter
 from functools import partial
 
 import pytest
 import raw_trees
 from dataset_cfg import cfg_for
+from PIL import Image
 
 import datasets
 from dassl.data import DataManager
@@ -183,13 +185,25 @@ def test_a_person_with_both_kinds_of_pneumonia_is_one_person():
     assert person("NORMAL2-IM-0117-0001.jpeg") == "NORMAL2-IM-0117" != person("IM-0117-0001.jpeg")
 
 
+def busi_with_copies(raw, seeds, content=None):
+    raw_trees.BUSI(raw)
+    for i, seed in enumerate(seeds, start=100):
+        path = raw / "Dataset_BUSI_with_GT" / "benign" / f"benign ({i}).png"
+        raw_trees.picture(path, seed, size=(24 + i % 8, 20 + i % 8))
+        if content is not None:
+            Image.new("RGB", (24, 20), content).save(path)
+    return make(prepare("BUSI", raw), raw, raw.parent / "data" / "busi" / "busi.json", QUIET)
+
+
+def parts_of_copies(lists):
+    return {part for part, rows in lists.items() for file, *_ in rows if re.search(r"\(1\d\d\)", file)}
+
+
 def test_near_duplicates_of_a_set_without_ids_stay_in_one_part(tmp_path):
-    """BUSI has no patient ids: copies of one picture, re-saved smaller, land together."""
-    raw_trees.BUSI(tmp_path / "raw")
-    folder = tmp_path / "raw" / "Dataset_BUSI_with_GT" / "benign"
-    for i in range(100, 108):  # the same picture, eight times, in other sizes
-        raw_trees.picture(folder / f"benign ({i}).png", 4711, size=(24 + i % 8, 20 + i % 8))
-    raw = prepare("BUSI", tmp_path / "raw")
-    lists = make(raw, tmp_path / "raw", tmp_path / "data" / "busi" / "busi.json", QUIET)
-    parts = {part for part, rows in lists.items() for file, *_ in rows if "(10" in file and file[-6:] != "10).png"}
-    assert len(parts) == 1
+    """BUSI has no patient ids: copies of one picture, saved in other sizes, land together."""
+    assert len(parts_of_copies(busi_with_copies(tmp_path / "raw", [4711] * 4))) == 1
+
+
+def test_blank_frames_and_templates_are_no_copies(tmp_path):
+    assert len(parts_of_copies(busi_with_copies(tmp_path / "blank" / "raw", [1] * 12, content=(9, 9, 9)))) > 1
+    assert len(parts_of_copies(busi_with_copies(tmp_path / "template" / "raw", [4711] * 12))) > 1
