@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 
+from dassl.utils.errors import UserError
 from datasets.split_file import PARTS
 
 RATIOS = (0.7, 0.1, 0.2)  # train, val, test
@@ -45,12 +46,19 @@ def _cost(group, deficit, sizes):
 
 
 def complete(parts, classes, groups, ratios=RATIOS, seed=1):
-    """The given parts with "" filled in: everything is partitioned when nothing is given; where train and test
-    are official and val is missing, val is held out of train by the same rule, never of test."""
-    if not any(parts):
+    """The given parts with "" filled in.
+
+    Nothing given, or nothing but train: everything is partitioned. Train and test given, val missing: val is held
+    out of train by the same rule, never of test. Train and val without test is a UserError.
+    """
+    given = set(parts) - {""}
+    if given <= {"train"}:
         return partition(classes, groups, ratios, seed)
+    if "test" not in given:
+        raise UserError(f"there are images for {' and '.join(sorted(given))}, but none for test; name a test part, or "
+                        "put all images into class folders without parts to have them split at random")
     parts = [p or "train" for p in parts]
-    if "val" in parts or ratios[1] <= 0:
+    if "val" in given or ratios[1] <= 0:
         return parts
     inside = [i for i, p in enumerate(parts) if p == "train"]
     held_out = partition([classes[i] for i in inside], [groups[i] for i in inside], (0.9, 0.1, 0), seed)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dassl.utils.errors import UserError
 from datasets.partition import RATIOS, complete, leaks, partition
 from datasets.split_file import PARTS
 
@@ -70,6 +71,13 @@ def test_official_parts_stay_and_val_comes_out_of_train_by_group():
     assert Counter(parts[:90])["val"] == pytest.approx(9, abs=3)
     assert leaks(parts, groups) == {}
     assert complete(["train", "val", "test"], ["a"] * 3, ["x", "y", "z"]) == ["train", "val", "test"]
+
+
+def test_train_alone_is_no_partition_and_val_alone_is_no_test():
+    classes, alone = images([20])
+    assert set(complete(["train"] * 20, classes, alone)) == {"train", "val", "test"}
+    with pytest.raises(UserError, match="none for test"):
+        complete(["train"] * 10 + ["val"] * 10, classes, alone)
 
 
 def test_leaks_names_the_group_and_its_parts():
