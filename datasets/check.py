@@ -53,7 +53,7 @@ def check(name, root="", pixels=True, pattern="", workers=None, progress=True):
         pattern: regular expression that finds a group id in a file name, instead of groups.csv or the set's own.
     """
     load, facts = _what(name, root)
-    report = Report(facts.name if facts else Path(name).stem if Path(name).is_file() else str(name))
+    report = Report(facts.name if facts else _named_by(Path(name)) if Path(name).is_file() else str(name))
     try:
         split, bases = load()
     except (MissingFile, UnknownName):
@@ -79,12 +79,17 @@ def _what(name, root):
     """(function that gives the Split and the folders of its images, Facts or None)."""
     path = Path(name).expanduser()
     if path.is_file():
-        spelled = locate.canonical(path.stem.removeprefix("split_"))
+        spelled = locate.canonical(_named_by(path))
         bases = (path.parent, path.parent / path.parent.name, path.parent / "images", path.parent.parent)
         return lambda: (read_split(path), bases), TABLE.get(spelled) or _by_layout(path)
     if path.suffix == ".json":
         raise MissingFile(f"no such split file: {path}")
     return lambda: locate.load_split(str(name), root), TABLE.get(locate.canonical(str(name)))
+
+
+def _named_by(path):
+    """The data set a split file speaks of: split_<NAME>.json, <NAME>.json, <NAME>/split.json."""
+    return path.absolute().parent.name if path.stem == "split" else path.stem.removeprefix("split_")
 
 
 def _by_layout(path):

@@ -48,6 +48,12 @@ def test_a_clean_set_has_no_finding(folder):
     assert "not checked: groups" in found.text()
 
 
+def test_a_split_file_is_named_by_its_folder_or_its_own_name(folder):
+    assert check(folder / "split.json", workers=1, progress=False).name == "mine"
+    shutil.move(folder, folder.with_name("Retina"))
+    assert check(folder.with_name("Retina") / "split.json", workers=1, progress=False).name == "RETINA"
+
+
 def test_planted_copies_across_partitions_are_found_exact_and_near(folder):
     shutil.copy(folder / "a/train0.png", folder / "a/test0.png")
     first = findings(folder)
