@@ -49,7 +49,9 @@ def arguments(argv=None):
                    help="your own set: keep near duplicates in one part (public sets without ids: always)")
     p.add_argument("--no-duplicates", action="store_true", help="public sets: do not")
     p.add_argument("--workers", type=int, help="processes (default: all cores)")
-    p.add_argument("--download", action="store_true", help="fetch the raw data where it is open, else say how")
+    p.add_argument("--download", nargs="?", const=True, metavar="WHERE",
+                   help="fetch the raw data where it is open, else say how; WHERE replaces the known address: "
+                   "zenodo:RECORD, kaggle:OWNER/NAME, gdrive:FILE-ID or url:ADDRESS")
     return p.parse_args(argv)
 
 
@@ -63,7 +65,7 @@ def main(argv=None):
     if args.download:
         from datasets.prepare.download import fetch
 
-        args.raw = fetch(TABLE.get(name), args.raw)
+        args.raw = fetch(TABLE.get(name), args.raw, "" if args.download is True else args.download)
         if args.raw is None:
             return 0
     if not args.raw:

@@ -15,16 +15,18 @@ from dassl.utils.paths import cache_root
 ZENODO = "https://zenodo.org/api/records/{}"
 
 
-def fetch(facts, raw=None):
+def fetch(facts, raw=None, where=""):
     """The folder with the raw files of a set (downloaded into `raw`, default <cache>/raw/<set>), or None after
-    saying where to get it."""
+    saying where to get it. `where` (zenodo:, kaggle:, gdrive:, url:) replaces the known address."""
     if facts is None:
         raise UserError("--download is for public sets; your own images are given with --raw")
     folder = Path(raw).expanduser() if raw else cache_root() / "raw" / facts.layouts[0].folder
-    kind, _, what = facts.download.partition(":")
+    kind, _, what = (where or facts.download).partition(":")
     if kind == "kaggle" and not kaggle_ready():
         kind = ""
-    steps = {"zenodo": _zenodo, "kaggle": _kaggle, "url": _url}
+    steps = {"zenodo": _zenodo, "kaggle": _kaggle, "gdrive": _gdrive, "url": _url}
+    if where and kind not in steps and not where.startswith("kaggle:"):
+        raise UserError(f"--download {where!r}: expected {', '.join(f'{k}:...' for k in steps)}")
     print(f"{facts.name}: {facts.home}\nlicence: {facts.licence}")
     if kind not in steps:
         print(how_to(facts))
@@ -54,10 +56,24 @@ def _kaggle(what, folder, facts):
     return kagglehub.dataset_download(what)
 
 
+def _gdrive(what, folder, facts):
+    """A file shared on Google Drive, by its id or link."""
+    import gdown
+
+    named = {"url": what} if what.startswith("http") else {"id": what}
+    archive = gdown.download(**named, output=f"{folder}/", resume=True)
+    if archive is None:
+        raise UserError(f"gdrive:{what}: Google Drive did not give the file (a quota, or it is not shared)")
+    if zipfile.is_zipfile(archive):
+        unpack(archive, folder)
+    return folder
+
+
 def _url(what, folder, facts):
     archive = folder / what.rsplit("/", 1)[-1]
     download(what, archive)
-    unpack(archive, folder)
+    if zipfile.is_zipfile(archive):
+        unpack(archive, folder)
     return folder
 
 

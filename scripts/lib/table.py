@@ -145,6 +145,11 @@ def _notes(request, results, jobs):
     if request.protocol == "base2new":
         notes.append("H: harmonic mean of the seed-mean base and new values; its deviation is of the seeds' own H.")
     notes += sorted({r["source_note"] for _, r in results if r.get("source_note")})
+    if request.protocol == "cross_dataset":
+        from datasets.overlap import overlap
+
+        notes += [f"{t} shares images with {request.dataset}: {words}." for t in request.targets
+                  if (words := overlap(request.dataset, t))]
     if request.dataset == "phantom" or request.backbone == "demo":
         notes.append("Demo numbers: a tiny backbone, drawn for trying the toolbox, of no meaning for real images.")
     modes = sorted({r["dropout_mode"] for _, r in results if r.get("dropout_mode")})

@@ -49,6 +49,27 @@ def test_an_open_archive_ends_as_a_raw_folder(tmp_path):
     facts = replace(TABLE["KVASIR"], download=f"url:{(tmp_path / 'kvasir.zip').as_uri()}")
     folder = download.fetch(facts, tmp_path / "raw")
     assert (folder / "kvasir-dataset-v2" / "polyps" / "a.jpg").is_file()
+    download.fetch(TABLE["BUSI"], tmp_path / "other", where=facts.download)
+    assert (tmp_path / "other" / "kvasir-dataset-v2" / "polyps" / "a.jpg").is_file()
+    with pytest.raises(UserError, match="expected zenodo"):
+        download.fetch(TABLE["BUSI"], tmp_path / "other", where="ftp:x")
+
+
+def test_google_drive_is_fetched_through_gdown(tmp_path, monkeypatch):
+    import gdown
+
+    def from_drive(id, output, **_):
+        assert id == "abc"
+        with zipfile.ZipFile(f"{output}busi.zip", "w") as z:
+            z.writestr("BUSI/split_BUSI.json", "{}")
+        return f"{output}busi.zip"
+
+    monkeypatch.setattr(gdown, "download", from_drive)
+    folder = download.fetch(TABLE["BUSI"], tmp_path / "raw", where="gdrive:abc")
+    assert (folder / "BUSI" / "split_BUSI.json").is_file()
+    monkeypatch.setattr(gdown, "download", lambda *a, **k: None)
+    with pytest.raises(UserError, match="did not give the file"):
+        download.fetch(TABLE["BUSI"], tmp_path / "raw", where="gdrive:abc")
 
 
 def test_without_a_kaggle_token_the_page_is_named(monkeypatch, tmp_path, capsys):
