@@ -50,16 +50,18 @@ class Intervention(nn.Module):
         return torch.linalg.qr(self.rotate).Q if self.orthogonal else self.rotate
 
     def source_terms(self, h):
-        """The image-free part of w: w0 (J, C, P, r) and M (J, C, P, r, r) or None, of rows h (C, P, D)."""
-        rank = self.rotate.shape[-1]
+        """The image-free part of w: w0 (J, C, P, r) and M (J, C, P, r, r) or None, of rows h (C, P, D).
+
+        Level by level, because the (D, r r) columns of M are the largest tensors of rank space.
+        """
+        R, levels = self.rotation(), range(len(self.rotate))
         if not self.conditional:
-            return _rows(h, (self.source - self.rotation().mT).mT) + self.source_bias[:, None, None], None
+            return _rows(h, self.source.mT - R) + self.source_bias[:, None, None], None
         left, right = self.source.chunk(2, dim=-1)  # W_l, W_r (J, r, D)
-        fixed = left + right * self.up_bias[:, None] - self.rotation().mT  # (J, r, D)
-        gates = right.mT[..., None] * self.up[:, :, None]  # (J, D, r, r): W_r[i, d] W_b[d, j]
-        out = _rows(h, torch.cat([fixed.mT, gates.flatten(2)], dim=-1))
-        w0, m = out.split([rank, rank * rank], dim=-1)
-        return w0 + self.source_bias[:, None, None], m.unflatten(-1, (rank, rank))
+        fixed = (left + right * self.up_bias[:, None]).mT - R  # (J, D, r)
+        w0 = _rows(h, fixed) + self.source_bias[:, None, None]
+        m = torch.stack([h.flatten(0, 1) @ _columns(right[j].mT, self.up[j]) for j in levels])  # (J, C P, r r)
+        return w0, m.unflatten(1, h.shape[:2]).unflatten(-1, (R.shape[-1],) * 2)
 
     def differences(self, terms, v):
         """w = q - R'h: (J, B, C, P, r), or (J, 1, C, P, r) without condition. v (B, d) unit features."""
@@ -75,6 +77,11 @@ def _linear(levels, width_in, width_out):
     layers = [nn.Linear(width_in, width_out) for _ in range(levels)]
     weight = nn.Parameter(torch.stack([x.weight.detach() for x in layers]))
     return weight, nn.Parameter(torch.stack([x.bias.detach() for x in layers]))
+
+
+def _columns(a, b):
+    """(D, r r) with column i r + k = a[:, i] * b[:, k], of a, b (D, r)."""
+    return (a[:, :, None] * b[:, None]).flatten(1)
 
 
 def _rows(h, columns):
@@ -94,13 +101,12 @@ def coordinates_shared_dropout(h, w, A, R, p):
     of a token are those of independent masks; only tokens of different images are correlated.
     """
     keep = 1 - p
-    mask = torch.empty(A.shape[0], *h.shape, device=h.device).bernoulli_(keep) / keep  # (J, C, P, D)
-    mask = mask.flatten(1, 2)
-    rank = A.shape[1]
-    maps = A.mT[..., None] * R[:, :, None]  # (J, D, r, r): A[i, d] R[d, j]
-    base = torch.matmul(mask * h.flatten(0, 1), A.mT).unflatten(1, h.shape[:2])  # (J, C, P, r)
-    mixed = torch.matmul(mask, maps.flatten(2)).unflatten(1, h.shape[:2]).unflatten(-1, (rank, rank))
-    return base[:, None] + torch.einsum("jcprk,jbcpk->jbcpr", mixed, w)
+    base, maps = [], []
+    for a, r in zip(A, R):
+        mask = torch.empty(h.shape, device=h.device).bernoulli_(keep).div_(keep)  # (C, P, D)
+        base.append((mask * h) @ a.mT)  # (C, P, r)
+        maps.append((mask @ _columns(a.mT, r)).unflatten(-1, (A.shape[1],) * 2))  # (C, P, r, r)
+    return torch.stack(base)[:, None] + torch.einsum("jcprk,jbcpk->jbcpr", torch.stack(maps), w)
 
 
 def coordinates_hidden_dropout(h, w, A, R, p):
