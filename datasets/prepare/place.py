@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from dassl.utils.errors import UserError
-from dassl.utils.io import atomic_path
 from datasets.npz import is_array_image
 
 LOSSY = (".jpg", ".jpeg")
@@ -29,9 +28,13 @@ def target_path(image, raw, folder, resize=0):
     return (Path("images") / relative).as_posix()
 
 
-def place_all(pairs, how="link", resize=0, workers=None, progress=True):
-    """Put each (source, target) in place; returns how many were new. Call it again to go on after a break."""
-    todo = [(s, t) for s, t in pairs if Path(s).absolute() != Path(t).absolute() and not _done(s, t, how, resize)]
+def place_all(pairs, how="link", resize=0, workers=None, progress=True, anew=False):
+    """Put each (source, target) in place; returns how many were new. Call it again to go on after a break.
+
+    `anew`: the copies that are there were made with other settings and are made again.
+    """
+    todo = [(s, t) for s, t in pairs if Path(s).absolute() != Path(t).absolute()
+            and (anew or not _done(s, t, how, resize))]
     step = partial(_place, how=how, resize=resize)
     for folder in {Path(t).parent for _, t in todo}:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,18 +62,20 @@ def _done(source, target, how, resize):
 
 
 def _place(pair, how, resize):
+    """One image under a temporary name, then renamed: a killed run leaves no half image. Not synced to disk one by
+    one, which would cost more than the images."""
     source, target = map(Path, pair)
-    made = resize or is_array_image(source)
-    if how == "link" and not made:
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        temporary.symlink_to(source.resolve())
-        os.replace(temporary, target)
-        return
-    with atomic_path(target) as temporary:
-        if made:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        if resize or is_array_image(source):
             shrink(source, temporary, resize, "JPEG" if target.suffix.lower() in LOSSY else "PNG")
+        elif how == "link":
+            temporary.symlink_to(source.resolve())
         else:
             shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def shrink(source, target, size, form):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dassl.utils.errors import UserError
-from dassl.utils.io import write_json, write_text
+from dassl.utils.io import read_json, write_json, write_text
 from datasets import duplicates, partition
 from datasets.beside import facts_path
 from datasets.prepare.place import place_all, target_path
@@ -37,6 +37,8 @@ def make(raw, raw_folder, split_path, options=Options(), facts=None):
     last: a break leaves no half split, a second call goes on.
     """
     split_path = Path(split_path)
+    if options.resize and Path(raw_folder).resolve() == split_path.parent.resolve():
+        raise UserError(f"--resize: {raw_folder} is the data set's own folder; put the raw images elsewhere")
     raw = _verified(raw, options)
     groups = _group_names(raw, raw_folder, options)
     classes = [im.classname for im in raw.images]
@@ -48,7 +50,8 @@ def make(raw, raw_folder, split_path, options=Options(), facts=None):
     lists = _lists(raw, files, parts)
     parse_split(lists, split_path)
     new = place_all([(im.source, split_path.parent / file) for im, file in zip(raw.images, files)],
-                    "copy" if options.copy else "link", options.resize, options.workers, options.progress)
+                    "copy" if options.copy else "link", options.resize, options.workers, options.progress,
+                    anew=_resized_before(split_path) not in (None, options.resize))
     _write_groups(raw, files, split_path.parent)
     write_json({**(facts or {}), "preparation": _record(raw, raw_folder, lists, ratios, options)},
                facts_path(split_path), indent=2)
@@ -96,6 +99,12 @@ def _group_names(raw, raw_folder, options):
 def _below(source, folder):
     source = Path(source)
     return source.relative_to(folder).as_posix() if source.is_relative_to(folder) else source.as_posix()
+
+
+def _resized_before(split_path):
+    """--resize of the preparation whose images lie there; None if none has finished."""
+    path = facts_path(split_path)
+    return read_json(path).get("preparation", {}).get("resize") if path.is_file() else None
 
 
 def _lists(raw, files, parts):

@@ -141,13 +141,19 @@ def test_copies_shrunk_copies_and_links_replace_each_other(tmp_path):
     big = raw / "a" / "big.tif"
     Image.fromarray(np.arange(90 * 60, dtype=np.uint16).reshape(60, 90) * 12).save(big)
     out = tmp_path / "out"
-    for how, is_link, size in (({}, True, (90, 60)), ({"copy": True}, False, None), ({"resize": 16}, False, (24, 16))):
+    for how, is_link, size in (({}, True, (90, 60)), ({"copy": True}, False, None), ({"resize": 16}, False, (24, 16)),
+                               ({"resize": 32}, False, (48, 32)), ({"copy": True}, False, None), ({}, True, (90, 60))):
         lists, _ = prepared(raw, out, Options(workers=1, progress=False, **how))
         file = next(out / f for rows in lists.values() for f, *_ in rows if "big" in f)
         assert file.is_symlink() == is_link
         if size:
             assert Image.open(file).size == size
-    assert file.name == "big.tif.png" and Image.open(file).mode == "RGB"
+        if how.get("resize"):
+            assert file.name == "big.tif.png" and Image.open(file).mode == "RGB"
+        small = next(out / f for rows in lists.values() for f, *_ in rows if "p0_0" in f)
+        assert Image.open(small).size == ((19, 16) if how.get("resize") == 16 else (24, 20))
+    with pytest.raises(UserError, match="own folder"):
+        make(own.class_folders(raw), raw, raw / "split.json", Options(resize=8, workers=1, progress=False))
 
 
 def test_a_raw_folder_that_is_the_data_folder_is_used_in_place(tmp_path):
