@@ -20,13 +20,20 @@ def tables():
                [(_names(f), f.family, f.modality, f.organ, str(len(f.classes)),
                  f"{sum(f.counts):,}" if f.counts else "", f.partition, f.group) for f in sets]),
         "\n### Where they come from\n",
-        _table(("set", "page", "licence", "raw data", "folder and split under DATA"),
-               [(f.name, f.home, f.licence, _access(f), _layouts(f)) for f in sets]),
+        _table(("set", "page", "licence", "raw data", "then", "folder and split under DATA"),
+               [(f.name, f.home, f.licence, _access(f), f"`prepare_dataset.py {f.name} --raw DIR`", _layouts(f))
+                for f in sets]),
         "\n### Sets that share images\n",
         _table(("set", "and", "share"), pairs()),
-        "\n### Class names and the words of the LLM question\n",
-        "\n".join(f"- **{f.name}**: " + "; ".join(n if not w or w == n else f"{n} ({w})" for n, w in f.classes)
-                  for f in sets)])
+        "\n### Class names, the words of the LLM question where they differ, images a class\n",
+        "\n".join(f"- **{f.name}**: " + "; ".join(_classes(f)) for f in sets)])
+
+
+def _classes(facts):
+    """'name (wording) count' of each class."""
+    counts = facts.counts or ("",) * len(facts.classes)
+    return [f"{name}{f' ({words})' if words else ''} {f'{n:,}' if n else ''}".strip()
+            for (name, words), n in zip(facts.classes, counts)]
 
 
 def _table(head, rows):

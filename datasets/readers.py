@@ -10,7 +10,8 @@ from datasets.split_file import PARTS, parse_split
 def reader(name, facts=None):
     """A reader class for a public set (a row of the table) or for a folder under DATA (no row)."""
     doc = f"{facts.family}: {facts.modality}, {len(facts.classes)} classes. {facts.home}" if facts else name
-    return type(name, (SplitDataset,), {"name": name, "facts": facts, "__doc__": doc, "__module__": __name__})
+    return type(name, (SplitDataset,), {"name": name, "facts": facts, "replaceable": True, "__doc__": doc,
+                                        "__module__": __name__})
 
 
 class ImageFolder(SplitDataset):

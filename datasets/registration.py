@@ -6,7 +6,8 @@ from datasets.readers import CSV, DICOM, ImageFolder, reader
 from datasets.tables import TABLE
 
 for _name, _facts in TABLE.items():
-    DATASET_REGISTRY.register(reader(_name, _facts))
+    if _name not in DATASET_REGISTRY:  # a plugin's reader of that name was first
+        DATASET_REGISTRY.register(reader(_name, _facts))
 for _class in (reader("phantom"), ImageFolder, DICOM, CSV):
     DATASET_REGISTRY.register(_class)
 

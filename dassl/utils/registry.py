@@ -7,7 +7,8 @@ class Registry:
     """A table of objects under their __name__.
 
     The same source object may be registered again (a plugin imported under a second module name); two different
-    ones under one name are an error.
+    ones under one name are an error, unless the first says `replaceable`: a reader of our table gives way to a
+    plugin's of the same name.
     """
 
     def __init__(self, name):
@@ -19,7 +20,7 @@ class Registry:
             return lambda wrapped: self.register(wrapped, force=force)
         name = obj.__name__
         known = self._objects.get(name)
-        if known is not None and not force and not _same(known, obj):
+        if known is not None and not (force or getattr(known, "replaceable", False) or _same(known, obj)):
             raise KeyError(f"{name} is registered in {self._name} already")
         self._objects[name] = obj
         return obj

@@ -59,8 +59,6 @@ def _plain(folder):
 
 
 ROWS = {
-    "ADAM": ByFolder({"Non-AMD": "normal fundus", "AMD": "fundus with age-related macular degeneration"},
-                     skip=("Disc_Masks", "Lesion_Masks", "Masks"), ratios=(0.6, 0.2, 0.2)),
     "BUSI": ByFolder({c: c for c in ("normal", "malignant", "benign")}, drop=r"_mask", duplicates=True),
     "CPN_X_RAY": ByFolder({"NORMAL": "normal", "COVID": "covid", "COVID19": "covid", "COVID-19": "covid",
                            "PNEUMONIA": "pneumonia"}, duplicates=True),

@@ -19,6 +19,18 @@ from datasets.prepare.base import (
 from datasets.tables import TABLE
 
 
+def adam(raw):
+    """Training400: folders AMD and Non-AMD, else the first letter of the name, A0001 or N0001; masks don't count."""
+    raw, names = need_folder(raw), TABLE["ADAM"].classnames
+    images = []
+    for file in find_images(find(raw, "Training400", kind="folder", needed=False) or raw):
+        folders = {f.lower() for f in file.relative_to(raw).parts[:-1]}
+        if re.match(r"[AN]\d+$", file.stem, re.IGNORECASE) and not any("mask" in f for f in folders):
+            ill = "non-amd" not in folders and ("amd" in folders or file.stem[0].upper() == "A")
+            images.append(Image(file, names[ill]))
+    return Raw(images, names, ratios=(0.6, 0.2, 0.2))
+
+
 def aptos(raw):
     """Kaggle: train.csv + train_images. The re-split copy: train_1.csv, valid.csv, test.csv + three folders."""
     raw, names = need_folder(raw), TABLE["APTOS"].classnames

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from dassl.utils.errors import UserError
+from dassl.utils.errors import MissingFile
 from datasets.prepare import by_table
 from datasets.prepare.by_folder import ROWS
 from datasets.prepare.npz import medmnist
@@ -10,7 +10,7 @@ from datasets.prepare.pneumonia import pneumonia
 from datasets.tables import TABLE
 
 PREPARERS = {
-    "APTOS": by_table.aptos, "CHAOYANG": by_table.chaoyang, "Derm7pt": by_table.derm7pt,
+    "ADAM": by_table.adam, "APTOS": by_table.aptos, "CHAOYANG": by_table.chaoyang, "Derm7pt": by_table.derm7pt,
     "FETAL_US": by_table.fetal_us, "ISIC": by_table.isic, "ODIR": by_table.odir, "ODIR2": by_table.odir2,
     "PNEUMONIA2": partial(pneumonia, wanted="PNEUMONIA2"), "PNEUMONIA3": partial(pneumonia, wanted="PNEUMONIA3"),
     **{name: partial(row.prepare, facts=TABLE[name]) for name, row in ROWS.items()},
@@ -25,5 +25,5 @@ def prepare(name, raw):
     found = PREPARERS[TABLE[name].name](raw)
     missing = set(found.classnames) - {im.classname for im in found.images}
     if missing:
-        raise UserError(f"{name}: no image of {sorted(missing)[0]!r} under {raw}; is the download whole?")
+        raise MissingFile(f"{name}: no image of {sorted(missing)[0]!r} under {raw}; is the download whole?")
     return found

@@ -29,8 +29,8 @@ CILMP.add(
     Facts("ADAM", "CILMP", FUNDUS, "retina",
           (("normal fundus", "fundus without age-related macular degeneration"),
            ("fundus with age-related macular degeneration", AMD)),
-          (Layout("adam", "adam.json"),), (), "60/20/20, stratified, of the 400 labelled training images; official "
-          "thirds where the label tables are there", "none public (eyes of a patient are not linked)",
+          (Layout("adam", "adam.json"),), (311, 89), "60/20/20, stratified, of the 400 labelled training images",
+          "none public (eyes of a patient are not linked)",
           "https://amd.grand-challenge.org", "research use, on request", sources=("adam",),
           click="free account at grand-challenge.org, request to join, download Training400"),
     Facts("APTOS", "CILMP", FUNDUS, "retina", DR_GRADES, (Layout("aptos2019", "aptos2019.json"),),

@@ -57,6 +57,19 @@ def test_a_name_is_taken_once():
         Table().add(row, row)
 
 
+def test_a_plugins_reader_of_the_same_name_wins():
+    ours = DATASET_REGISTRY.get("CTKidney")
+
+    class CTKidney:
+        """As an official project would register it."""
+
+    try:
+        DATASET_REGISTRY.register(CTKidney)
+        assert datasets.resolve("CTKidney") is CTKidney
+    finally:
+        DATASET_REGISTRY.register(ours, force=True)
+
+
 def test_the_question_is_the_papers_unless_a_modality_is_known():
     assert question("melanoma") == "In an image, describe the distinctive visual features of melanoma."
     assert question("cyst", "abdominal CT slice").endswith("features of cyst in an abdominal CT slice.")

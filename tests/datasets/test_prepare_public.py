@@ -103,6 +103,18 @@ def test_aptos_resplit_copy_and_isic_challenge_parts(tmp_path):
     assert Counter(im.part for im in prepare("ISIC", tmp_path / "i").images) == {"train": 70, "val": 70, "test": 70}
 
 
+def test_adam_by_letter_and_ham10000_by_its_table(tmp_path):
+    raw_trees.pictures(tmp_path / "a" / "Training400", ["A0001.jpg", "N0001.jpg", "N0002.jpg", "readme.png"])
+    assert Counter(im.classname for im in prepare("ADAM", tmp_path / "a").images) == {
+        "normal fundus": 2, "fundus with age-related macular degeneration": 1}
+    diagnoses = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+    rows = [(f"HAM_{i // 2}", f"ISIC_{i:07d}", diagnoses[i % 7]) for i in range(14)]
+    raw_trees.table(tmp_path / "h" / "HAM10000_metadata.csv", ["lesion_id", "image_id", "dx"], rows)
+    raw_trees.pictures(tmp_path / "h" / "HAM10000_images_part_1", [f"{i}.jpg" for _, i, _ in rows])
+    raw = prepare("ISIC", tmp_path / "h")
+    assert raw.images[4].classname == "Melanoma" and raw.images[5].group == "HAM_2"
+
+
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("name", ["BLOODMNIST", "breastmnist", "organamnist"])
 def test_medmnist_arrays_are_read_in_place_and_written_when_asked(name, stored, tmp_path):
