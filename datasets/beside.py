@@ -41,7 +41,8 @@ def read_facts(split_path):
                 raise UserError(f"{path}: {key!r} is {facts[key]!r}, not a {kind.__name__}")
     for folder in (split_path.parent, split_path.parent.resolve()):
         if folder.name in NOTES:
-            facts.setdefault("note", NOTES[folder.name])
+            said = facts.get("note", "")
+            facts["note"] = said if NOTES[folder.name] in said else f"{said} {NOTES[folder.name]}".strip()
             facts.setdefault("sources", SOURCES[folder.name])
     return facts
 

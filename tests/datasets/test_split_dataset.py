@@ -170,6 +170,12 @@ def test_the_real_trial_sets(name, sizes, classes, base, shared_data):
     assert read(shared_data, name, subset="base", shots=4).classnames == base
 
 
+def test_the_note_of_a_trial_set_cannot_be_written_away(root):
+    (root / "knee").rename(root / "covid_xray")
+    (root / "covid_xray" / "dataset.json").write_text('{"note": "a fine set"}')
+    assert datasets.info("covid_xray", root).source_note == f"a fine set {NOTE}"
+
+
 def test_the_mixed_set_uses_the_groups_of_its_parts(shared_data):
     groups = read(shared_data, "mixed_six").groups
     assert len(groups) == 360 and all("blood_cells" in file for file in groups)
