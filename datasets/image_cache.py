@@ -25,6 +25,7 @@ from dassl.utils import read_image
 from dassl.utils.errors import UserError
 from dassl.utils.io import atomic_path, sha256_file, write_json
 from dassl.utils.paths import cache_root, slug
+from datasets.npz import is_array_image
 
 
 class CachedDatum(Datum):
@@ -49,7 +50,8 @@ def _map(shard):
 
 
 def cached(items, root, size, interpolation, workers=None, progress=True):
-    """The items as CachedDatum, decoding what the cache does not have; unreadable ones stay as they are.
+    """The items as CachedDatum, decoding what the cache does not have; images that can't be read or that lie in an
+    array anyway stay as they are.
 
     Args:
         items: Datum list.
@@ -60,7 +62,7 @@ def cached(items, root, size, interpolation, workers=None, progress=True):
     name = f"{slug(Path(root).name)}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
     folder = cache_root() / "images" / f"{size}-{interpolation}" / name
     index = read_index(folder)
-    todo = [item.impath for item in items if not _valid(item.impath, index)]
+    todo = [item.impath for item in items if not (is_array_image(item.impath) or _valid(item.impath, index))]
     if todo:
         index |= _add(folder, list(dict.fromkeys(todo)), size, interpolation, workers, progress)
     return [CachedDatum(item, *index[item.impath][1]) if item.impath in index else item for item in items]
@@ -82,20 +84,15 @@ def _valid(file, index):
         return False
     length, changed, digest = index[file][0]
     try:
-        state = os.stat(on_disk(file))
+        state = os.stat(file)
     except OSError:
         state = None
     if state and (state.st_size, state.st_mtime_ns) == (length, changed):
         return True
-    if state and state.st_size == length and sha256_file(on_disk(file)) == digest:
+    if state and state.st_size == length and sha256_file(file) == digest:
         return True
     del index[file]
     return False
-
-
-def on_disk(file):
-    """The file that holds an image: itself, or the npz of an array image."""
-    return str(file).split("::")[0]
 
 
 def _add(folder, files, size, interpolation, workers, progress):
@@ -140,5 +137,5 @@ def decode(file, size, interpolation):
         return None  # the loader names it, or skips it, by DATASET.ON_BAD_IMAGE
     if min(image.size) > size:
         image = F.resize(image, [size], interpolation=INTERPOLATION_MODES[interpolation])
-    state = os.stat(on_disk(file))
-    return (state.st_size, state.st_mtime_ns, sha256_file(on_disk(file))), image.size[::-1], image.tobytes()
+    state = os.stat(file)
+    return (state.st_size, state.st_mtime_ns, sha256_file(file)), image.size[::-1], image.tobytes()
