@@ -17,7 +17,7 @@ def parser():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--list", action="store_true", help="methods, data sets, backbones and LLMs, one line each")
     p.add_argument("--root", default=None, help="where data sets live (default: $DATA, else data/)")
-    p.add_argument("--output-dir", default=None)
+    p.add_argument("--output-dir", default=None, help="default: a folder by the settings under $OUTPUT, else output/")
     p.add_argument("--resume", default=None, help="folder to resume from")
     p.add_argument("--seed", type=int, default=None, help="negative: unseeded")
     p.add_argument("--source-domains", nargs="+", default=None)
@@ -34,7 +34,7 @@ def parser():
     p.add_argument("--eval-only", action="store_true")
     p.add_argument("--model-dir", default="", help="run folder to load for --eval-only")
     p.add_argument("--load-epoch", type=int, default=None)
-    p.add_argument("--no-train", action="store_true")
+    p.add_argument("--no-train", action="store_true", help="build everything, train and test nothing")
     p.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ...")
     return p
 
@@ -70,9 +70,21 @@ def setup_cfg(args):
         if (value := getattr(args, flag)) is not None:  # 0 is a seed like any other
             set_key(cfg, key, value, f"--{flag.replace('_', '-')}")
     merge_from_list(cfg, args.opts)
-    cfg.DATASET.ROOT = cfg.DATASET.ROOT or os.environ.get("DATA", "")
+    root = cfg.DATASET.ROOT or os.environ.get("DATA", "")
+    cfg.DATASET.ROOT = os.path.abspath(os.path.expanduser(root)) if root else ""
+    if args.output_dir is None and "OUTPUT_DIR" not in args.opts:
+        cfg.OUTPUT_DIR = str(own_folder(cfg))
     cfg.freeze()
     return cfg
+
+
+def own_folder(cfg):
+    """A folder by the settings, so that a changed setting is a new run and never a quarrel with an old one."""
+    from dassl.engine import config_hash
+    from dassl.utils.paths import output_root, slug
+
+    place = output_root() / "single" / (slug(cfg.DATASET.NAME) or "-") / (cfg.TRAINER.NAME or "-")
+    return place / (slug(cfg.MODEL.BACKBONE.NAME) or "-") / config_hash(cfg)[:8] / f"seed{cfg.SEED}"
 
 
 def main(argv=None):
@@ -89,7 +101,9 @@ def main(argv=None):
     for key, value in (("--trainer", cfg.TRAINER.NAME), ("--dataset", cfg.DATASET.NAME)):
         if not value:
             raise ConfigError(f"give {key} (see python train.py --list)")
-    run(cfg, train=not (args.eval_only or args.no_train), model_dir=args.model_dir, epoch=args.load_epoch)
+    what = "test" if args.eval_only else "nothing" if args.no_train else "train"
+    run(cfg, what, model_dir=args.model_dir, epoch=args.load_epoch)
+    print(f"Written: {cfg.OUTPUT_DIR}")
     return 0
 
 

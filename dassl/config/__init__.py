@@ -47,12 +47,12 @@ def merge_from_file(cfg, path):
         set_key(cfg, key, value, path)
 
 
-def merge_from_list(cfg, opts):
-    """Merge [KEY, value, KEY, value, ...]; values are read as Python literals where they are."""
+def merge_from_list(cfg, opts, source="the command line"):
+    """Merge [KEY, value, KEY, value, ...]; values are read as Python literals where they are. `source` names errors."""
     if len(opts) % 2:
-        raise ConfigError(f"options come in pairs KEY VALUE; {opts[-1]!r} has no value")
+        raise ConfigError(f"{source}: options come in pairs KEY VALUE; {opts[-1]!r} has no value")
     for key, value in zip(opts[::2], opts[1::2]):
-        set_key(cfg, key, _literal(value), "the command line")
+        set_key(cfg, key, _literal(value), source)
 
 
 def set_key(cfg, key, value, source):

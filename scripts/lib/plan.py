@@ -19,7 +19,8 @@ class Job:
     folder: Path
     source: Path = None
     why_not: str = ""  # a reason why this method has no such run
-    key: str = field(default="", repr=False)
+    key: str = field(default="", repr=False)  # name of the method file and hash of the configuration
+    label: str = ""  # how tables call it, where that is not the method's name
 
     @property
     def finished(self):
@@ -29,12 +30,42 @@ class Job:
         return read_json(self.folder / "results.json")
 
     def __str__(self):
+        name = self.label or self.method
         shots = "all images" if self.shots < 1 else f"{self.shots} shots"
-        return f"{self.method}, {shots}, seed {self.seed}, {self.part}"
+        return f"{name}, {shots}, seed {self.seed}, {self.part}"
 
 
 def protocol_folder(output, request):
     return Path(output) / request.protocol / slug(request.dataset)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs that share a table: what tables.build asks of a Request."""
+
+    protocol: str
+    dataset: str
+    backbone: str
+    targets: tuple = ()
+
+
+def finished_groups(output):
+    """{Group: [Job]} of all results.json below an output folder (the layout of jobs_of)."""
+    found = {}
+    for path in sorted(Path(output).glob("*/*/*/*/shots*/*/seed*/*/results.json")):
+        folder = path.parent
+        protocol, _, method, _, _, key = folder.relative_to(output).parts[:6]
+        r = read_json(path)
+        source = r["dataset"] if not folder.name.startswith("test_") or protocol != "cross_dataset" else ""
+        shots = int(folder.parts[-4].removeprefix("shots").replace("-all", "-1"))
+        job = Job(method, shots, r["seed"], folder.name, None, folder, key=key)
+        found.setdefault((protocol, folder.parts[-7], folder.parts[-5]), []).append((job, source, r))
+    groups = {}
+    for (protocol, dataset, _), entries in found.items():
+        names = [s for _, s, _ in entries if s] or [dataset]
+        targets = dict.fromkeys(r["dataset"] for _, s, r in entries if not s)
+        groups[Group(protocol, names[0], entries[0][2]["backbone"], tuple(targets))] = [j for j, _, _ in entries]
+    return groups
 
 
 def jobs_of(request, base, output):
@@ -54,7 +85,7 @@ def _jobs(request, base, output, method, shots, seed):
     trainer = TRAINER_REGISTRY.get(method)
     subset = "base" if request.protocol == "base2new" else "all"
     cfg, name = request.config(base, method, shots, seed, subset)
-    key = f"{name}-{config_hash(cfg)[:8]}"
+    key = f"{slug(name)}-{config_hash(cfg)[:8]}"
     shots_folder = "shots-all" if shots < 1 else f"shots{shots}"
     run = protocol_folder(output, request) / method / slug(request.backbone) / shots_folder / key / f"seed{seed}"
     agnostic = getattr(trainer, "class_agnostic", True)

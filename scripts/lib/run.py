@@ -3,14 +3,17 @@
 import contextlib
 import io
 import sys
+from pathlib import Path
 
 from dassl.utils.errors import UserError
+from dassl.utils.io import read_json, sha256_of, write_json
 
 
-def run(cfg, train=True, model_dir="", epoch=None, quiet=False):
+def run(cfg, what="train", model_dir="", epoch=None, quiet=False):
     """Build the trainer of `cfg`, train or load, evaluate; everything printed goes to OUTPUT_DIR/log.txt as well.
 
     Args:
+        what: "train" (and test), "test" (load model_dir, test), "nothing" (build only).
         quiet: print to the log only (a driver of many runs shows a line each).
     """
     from dassl.engine import build_trainer, claim_run_folder
@@ -26,11 +29,12 @@ def run(cfg, train=True, model_dir="", epoch=None, quiet=False):
                 set_random_seed(cfg.SEED)
             print(f"** Config **\n{cfg}\n** Environment **\n{collect_env_info()}\n")
             trainer = build_trainer(cfg)
-            if train and getattr(trainer, "trains", True):
+            if what == "train" and getattr(trainer, "trains", True):
                 trainer.train()
-            else:
+            elif what != "nothing":
                 trainer.load_model(model_dir, epoch=epoch)
                 trainer.test()
+                name_source(cfg.OUTPUT_DIR, model_dir)
         except UserError as error:
             print(f"error: {error}")
             raise
@@ -38,3 +42,17 @@ def run(cfg, train=True, model_dir="", epoch=None, quiet=False):
             sys.stdout.flush()
             logger.close()
     return trainer
+
+
+def name_source(folder, model_dir):
+    """Where a checkpoint was trained on another data set, the results say so: its train hash replaces the target's,
+    whose training images nobody saw, and split_sha256 is of the two (train there, test here)."""
+    here, there = Path(folder) / "results.json", Path(model_dir or folder) / "results.json"
+    if not (here.is_file() and there.is_file()):
+        return
+    content, source = read_json(here), read_json(there)
+    if content["dataset"] == source["dataset"]:
+        return
+    content |= {"source_dataset": source["dataset"], "shots": source["shots"], "train_sha256": source["train_sha256"]}
+    content["split_sha256"] = sha256_of([content["train_sha256"], content["test_sha256"]])
+    write_json(content, here)

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -48,9 +49,23 @@ def base_config(plugins=()):
     return cfg
 
 
-def method_files(method, protocol, backbone, hparams, wanted=""):
+def words(text):
+    """The words of an environment variable; quotes keep blanks together."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"{text}: {error}") from None
+
+
+def paths(text):
+    """The files or modules of PLUGIN; one file name with blanks needs no quotes."""
+    return [text] if Path(text).is_file() else words(text)
+
+
+def method_files(method, protocol, backbone, hparams, wanted="", shots=-1):
     """The yaml files of a method, merged in turn: CFG if given, demo for the demo backbone, else the protocol's or
-    the paper's; what has none of its own (a plugin) runs with the set common to all.
+    the paper's and what they change for this number of shots; what has none of its own (a plugin) runs with the set
+    common to all.
 
     Returns:
         (paths, name, hparams recorded with the results)
@@ -68,7 +83,8 @@ def method_files(method, protocol, backbone, hparams, wanted=""):
         return [p for p in (shared / "demo.yaml", folder / "demo.yaml") if p.is_file()], "demo", "custom"
     for name in (protocol, "vit_b16"):
         if (folder / f"{name}.yaml").is_file():
-            return [folder / f"{name}.yaml"], name, "official"
+            fewer = folder / f"{protocol}_shots{shots}.yaml"
+            return [folder / f"{name}.yaml", *([fewer] if fewer.is_file() else [])], name, "official"
     return [shared / "common.yaml"], "common", "common"
 
 
@@ -76,17 +92,19 @@ class Request:
     """What the environment asks for: DATA OUTPUT SHOTS CFG BACKBONE LLM EPOCHS METHODS HPARAMS FORCE THREADS ..."""
 
     def __init__(self, protocol, method, dataset, seeds, environ=None):
+        from datasets import canonical
+
         env = os.environ if environ is None else environ
         get = lambda key, default="": env.get(key, "").strip() or default  # noqa: E731
-        self.protocol, self.seeds = protocol, seeds or [1, 2, 3]
-        self.dataset = dataset or "phantom"
+        self.protocol, self.seeds = protocol, list(dict.fromkeys(seeds)) or [1, 2, 3]
+        self.dataset = canonical(dataset or "phantom")
         demo = self.dataset == "phantom"
         self.root = os.path.abspath(get("DATA")) if get("DATA") else ""
         self.backbone = get("BACKBONE", "demo" if demo else "ViT-B/16")
         self.weights = get("WEIGHTS")
         self.llm = get("LLM", "smollm2-135m" if demo else "meta-llama/Meta-Llama-3-8B")
         default = "ZeroshotCLIP CoOp CILMP" if method == "CILMP" else " ".join(dict.fromkeys(["ZeroshotCLIP", method]))
-        self.methods = get("METHODS", default).split()
+        self.methods = list(dict.fromkeys(get("METHODS", default).split()))
         self.shots = self._shots(get("SHOTS"), demo)
         self.hparams = get("HPARAMS", "official")
         if self.hparams not in ("official", "common"):
@@ -94,9 +112,8 @@ class Request:
         self.cfg, self.epochs = get("CFG"), self._number(get("EPOCHS"), "EPOCHS")
         self.threads = self._number(get("THREADS"), "THREADS")
         self.force = get("FORCE") not in ("", "0")
-        self.plugins = get("PLUGIN").split()
-        self.opts = get("OPTS").split()
-        self.targets = get("TARGETS").split()
+        self.plugins, self.opts = paths(get("PLUGIN")), words(get("OPTS"))
+        self.targets = [canonical(t) for t in get("TARGETS").split()]
 
     @staticmethod
     def _number(text, name):
@@ -108,10 +125,10 @@ class Request:
         if self.protocol == "full":
             return [-1]
         default = {"base2new": "16", "cross_dataset": "16"}.get(self.protocol, "1 4 16" if demo else "1 2 4 8 16")
-        words = (text or default).split()
-        if not all(w.isdigit() and int(w) > 0 for w in words):
+        numbers = (text or default).split()
+        if not all(n.isdigit() and int(n) > 0 for n in numbers):
             raise ConfigError(f"SHOTS={text}: give whole numbers above 0, e.g. SHOTS='1 4 16'")
-        return [int(w) for w in words]
+        return [int(n) for n in numbers]
 
     def config(self, base, method, shots, seed, subset):
         """(frozen config of one run without its folder, name of the method file)."""
@@ -120,8 +137,8 @@ class Request:
 
         trainer = TRAINER_REGISTRY.get(method)  # an unknown one is named here, with the nearest
         cfg = base.clone()
-        paths, name, kind = method_files(method, self.protocol, self.backbone, self.hparams, self.cfg)
-        for path in paths:
+        files, name, kind = method_files(method, self.protocol, self.backbone, self.hparams, self.cfg, shots)
+        for path in files:
             merge_from_file(cfg, path)
         dataset_file = CONFIGS / "datasets" / f"{self.dataset}.yaml"
         if dataset_file.is_file():
@@ -136,7 +153,7 @@ class Request:
         if self.epochs:
             cfg.OPTIM.MAX_EPOCH, cfg.RUN.HPARAMS = self.epochs, "custom"
         if self.opts:
-            merge_from_list(cfg, self.opts)
+            merge_from_list(cfg, self.opts, "OPTS")
             cfg.RUN.HPARAMS = "custom"
         cfg.freeze()
         return cfg, name

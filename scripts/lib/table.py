@@ -40,7 +40,8 @@ def check_equal_splits(results):
 
 
 def rows_of(jobs):
-    """[{method, shots, parts: {part: {metric: {seed: value}}}, parameters ...}] of the finished jobs, grouped."""
+    """([{method, label, shots, parts: {part: {metric: {seed: value}}}, parameters ...}], [(job, its results)]) of the
+    finished jobs; a row a method, configuration and number of shots."""
     rows, results = {}, []
     for job in jobs:
         if job.why_not or not job.finished:
@@ -48,7 +49,8 @@ def rows_of(jobs):
         r = job.result()
         results.append((str(job), r))
         row = rows.setdefault((job.method, job.shots, job.key), {
-            "method": job.method, "shots": job.shots, "configuration": job.key, "parts": {},
+            "method": job.method, "label": job.label or job.method, "shots": job.shots, "configuration": job.key,
+            "parts": {},
             "trainable_parameters": r["cost"]["trainable_parameters"], "hparams": r["hparams"],
             "seconds_per_step": [], "peak_memory_mib": [], "dropout_mode": r.get("dropout_mode"),
         })  # fmt: skip
@@ -59,7 +61,16 @@ def rows_of(jobs):
             row["seconds_per_step"].append(r["cost"]["seconds_per_step"])
             row["peak_memory_mib"].append(r["cost"]["peak_memory_mib"])
     check_equal_splits(results)
+    tell_apart(rows.values())
     return list(rows.values()), results
+
+
+def tell_apart(rows):
+    """Rows of one label and number of shots get their configuration's name and hash."""
+    names = [(r["label"], r["shots"]) for r in rows]
+    for row, name in zip(rows, names):
+        if names.count(name) > 1:
+            row["label"] = f"{row['label']} ({row['configuration']})"
 
 
 def base2new_figures(row):
@@ -119,7 +130,7 @@ def _short(part):
 
 
 def _cells(request, row, columns):
-    first = [row["method"]] + ([str(row["shots"])] if request.protocol == "few_shot" else [])
+    first = [row["label"]] + ([str(row["shots"])] if request.protocol == "few_shot" else [])
     cells = []
     for metric in METRICS:
         for c in columns:
@@ -129,18 +140,19 @@ def _cells(request, row, columns):
 
 
 def _ranks(data, columns):
-    """{(row, column)}: best and second of each column, where there is more than one method."""
+    """{(row, column): "best" or "second"} by the figures as printed, so that equals are marked alike."""
     marks = {}
     for k, (metric, c) in enumerate((m, c) for m in METRICS for c in columns):
-        values = [(d["figures"][metric][c][0], i) for i, d in enumerate(data) if c in d["figures"].get(metric, {})]
-        for mark, (_, i) in zip(("best", "second"), sorted(values, key=lambda v: -v[0])):
-            if len(values) > 1:
-                marks[(i, k)] = mark
+        values = {i: round(d["figures"][metric][c][0], 1) for i, d in enumerate(data) if c in d["figures"][metric]}
+        ranked = sorted(set(values.values()), reverse=True)[:2]
+        for i, value in values.items():
+            if len(ranked) > 1 and value in ranked:
+                marks[(i, k)] = ("best", "second")[ranked.index(value)]
     return marks
 
 
 def _notes(request, results, jobs):
-    seeds = " ".join(map(str, request.seeds))
+    seeds = " ".join(map(str, sorted({r["seed"] for _, r in results})))
     notes = [f"Mean ± standard deviation (dividing by n) over seeds {seeds}, percent."]
     if request.protocol == "base2new":
         notes.append("H: harmonic mean of the seed-mean base and new values; its deviation is of the seeds' own H.")
@@ -159,6 +171,11 @@ def _notes(request, results, jobs):
     hparams = sorted({r["hparams"] for _, r in results})
     notes.append(f"Hyper-parameters: {', '.join(hparams)}.")
     notes += sorted({f"{j.method}: not run here - {j.why_not}." for j in jobs if j.why_not})
+    per_row = {}
+    for job, (_, r) in zip([j for j in jobs if not j.why_not and j.finished], results):
+        per_row.setdefault((job.method, job.shots, job.key), set()).add(r["seed"])
+    if len(set(map(frozenset, per_row.values()))) > 1:
+        notes.append("Rows differ in their seeds (see table.json): compare with care.")
     missing = [str(j) for j in jobs if not j.why_not and not j.finished]
     notes += [f"Not finished: {'; '.join(missing)}."] if missing else []
     return notes
@@ -176,17 +193,26 @@ def markdown(table):
 
 
 def latex(table):
+    """A table environment: best bold, second underlined, title and notes as its caption."""
     forms = {"best": "\\textbf{{{}}}", "second": "\\underline{{{}}}"}
     columns = "l" * table["fixed"] + "c" * (len(table["header"]) - table["fixed"])
-    escape = lambda s: s.replace("_", "\\_").replace("%", "\\%").replace("±", "$\\pm$")  # noqa: E731
-    lines = [f"% {table['title']}", *(f"% {n}" for n in table["notes"]), f"\\begin{{tabular}}{{{columns}}}", "\\hline"]
-    lines += [" & ".join(map(escape, table["header"])) + " \\\\", "\\hline"]
+    lines = ["\\begin{table}", "\\centering", f"\\begin{{tabular}}{{{columns}}}", "\\hline"]
+    lines += [" & ".join(map(tex, table["header"])) + " \\\\", "\\hline"]
     for i, row in enumerate(table["rows"]):
-        cells = [
-            forms.get(table["best"].get((i, k - table["fixed"])), "{}").format(escape(c)) for k, c in enumerate(row)
-        ]
-        lines.append(" & ".join(cells) + " \\\\")
-    return "\n".join([*lines, "\\hline", "\\end{tabular}"]) + "\n"
+        marks = [forms.get(table["best"].get((i, k - table["fixed"])), "{}") for k in range(len(row))]
+        lines.append(" & ".join(m.format(tex(c)) for m, c in zip(marks, row)) + " \\\\")
+    caption = tex(" ".join([f"{table['title']}.", *map(sentence, table["notes"])]))
+    return "\n".join([*lines, "\\hline", "\\end{tabular}", f"\\caption{{{caption}}}", "\\end{table}"]) + "\n"
+
+
+def tex(text):
+    """Text with LaTeX's own characters escaped."""
+    special = {"\\": "\\textbackslash{}", "±": "$\\pm$", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    return "".join(special.get(c, f"\\{c}" if c in "_%&#${}" else c) for c in text)
+
+
+def sentence(note):
+    return note if note.endswith(".") else f"{note}."
 
 
 def terminal(table):
@@ -202,6 +228,7 @@ def save(table, folder, stem="table"):
     write_text(markdown(table), folder / f"{stem}.md")
     write_text(latex(table), folder / f"{stem}.tex")
     buffer = io.StringIO()
-    csv.writer(buffer).writerows([table["header"], *table["rows"]])
+    note = " ".join(map(sentence, table["notes"]))  # a number copied out of its table keeps its warnings
+    csv.writer(buffer).writerows([[*table["header"], "notes"], *([*row, note] for row in table["rows"])])
     write_text(buffer.getvalue(), folder / f"{stem}.csv")
     write_json({k: table[k] for k in ("title", "notes", "header", "rows", "data")}, folder / f"{stem}.json")
