@@ -1,0 +1,143 @@
+"""Resuming, failures of one run, hashes across data sets, reports and sweeps: through the commands users type."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dassl.utils.errors import ConfigError, MissingFile
+from dassl.utils.paths import REPO
+from scripts import report, sweep
+from scripts.lib.settings import Request, method_files
+
+VARIABLES = ("DATA", "SHOTS", "METHODS", "CILMP_CACHE", "OPTS", "EPOCHS", "FORCE", "PLUGIN", "BACKBONE", "LLM", "CFG")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """One drawn demo for all runs here."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+def command(output, cache, *words, **environ):
+    env = {k: v for k, v in os.environ.items() if k not in VARIABLES}
+    env |= {"OUTPUT": str(output), "CILMP_CACHE": cache, "THREADS": "1", **environ}
+    return {"args": [sys.executable, str(REPO / "scripts" / words[0]), *words[1:]], "env": env, "text": True}
+
+
+def run(output, cache, *words, **environ):
+    return subprocess.run(**command(output, cache, *words, **environ), capture_output=True, timeout=600)
+
+
+def predictions(output):
+    (path,) = Path(output).glob("few_shot/phantom/CoOp/demo/shots2/*/seed1/train_all/predictions.npz")
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays["probabilities"]
+
+
+def test_interrupted_run_goes_on_and_ends_equal(tmp_path, cache):
+    words = ("driver.py", "few_shot", "CoOp", "phantom", "1")
+    settings = {"EPOCHS": "80", "SHOTS": "2", "METHODS": "CoOp", "OPTS": "TRAIN.CHECKPOINT_FREQ 1"}
+    assert run(tmp_path / "whole", cache, *words, **settings).returncode == 0
+    running = subprocess.Popen(**command(tmp_path / "cut", cache, *words, **settings), stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)  # fmt: skip
+    deadline = time.time() + 120
+    while not list((tmp_path / "cut").glob("**/model.pth.tar-5")) and time.time() < deadline:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130 and "Traceback" not in errors and "goes on where it was" in errors
+    assert not list((tmp_path / "cut").glob("**/model.pth.tar-80"))
+    assert run(tmp_path / "cut", cache, *words, **settings).returncode == 0
+    logs = [p.read_text() for p in sorted((tmp_path / "cut").glob("**/log.txt*"))]
+    assert any("Found checkpoints" in text for text in logs)
+    assert np.array_equal(predictions(tmp_path / "cut"), predictions(tmp_path / "whole"))
+
+
+def test_one_failed_run_stops_nobody_else(tmp_path, cache):
+    plugin = tmp_path / "my broken method.py"
+    plugin.write_text(
+        "from dassl.engine import TRAINER_REGISTRY\nfrom trainers.coop import CoOp\n\n\n"
+        "@TRAINER_REGISTRY.register()\nclass Broken(CoOp):\n    \"\"\"Fails.\"\"\"\n\n"
+        "    def forward_backward(self, batch):\n        raise RuntimeError('out of luck')\n"
+    )
+    done = run(tmp_path, cache, "driver.py", "base2new", "Broken", "phantom", "1", PLUGIN=str(plugin), EPOCHS="1")
+    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
+    assert "Broken, 16 shots, seed 1, train_base: failed - RuntimeError: out of luck" in done.stdout
+    assert "Broken, 16 shots, seed 1, test_new: not run" in done.stdout
+    assert "out of luck" in next(tmp_path.glob("**/error.txt")).read_text()
+    table = json.loads((tmp_path / "base2new" / "phantom" / "table.json").read_text())
+    assert [row[0] for row in table["rows"]] == ["ZeroshotCLIP"]
+    assert any("Not finished: Broken" in n for n in table["notes"])
+
+
+def test_across_data_sets_report_and_sweep(tmp_path, cache, shared_data, capsys):
+    where = {"DATA": str(shared_data), "BACKBONE": "demo", "EPOCHS": "1"}
+    done = run(tmp_path, cache, "driver.py", "cross_dataset", "CoOp", "blood_cells", "1", TARGETS="covid_xray", **where)
+    assert done.returncode == 0, done.stdout + done.stderr
+    parts = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("cross_dataset/*/CoOp/**/results.json")}
+    source, target = parts["train_all"], parts["test_covid-xray"]
+    assert target["train_sha256"] == source["train_sha256"] and target["source_dataset"] == "blood_cells"
+    assert target["test_sha256"] != source["test_sha256"] and target["shots"] == 16
+    words = ("--output", str(tmp_path / "grid"), "--method", "CoOp", "--dataset", "covid_xray", "--seeds", "1,2")
+    done = run(tmp_path, cache, "sweep.py", *words, "OPTIM.LR=0.01,0.02", "TRAINER.COOP.N_CTX=2", SHOTS="1", **where)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (tmp_path / "grid" / "few_shot" / "covid-xray" / "sweep.md").read_text()
+    assert "LR=0.01 N_CTX=2" in text and "LR=0.02 N_CTX=2" in text
+    assert "source-confounded, not a clinical result" in text and sweep.WARNING in text
+    assert report.main([str(tmp_path / "grid")]) == 0 and report.main([str(tmp_path)]) == 0
+    made = {p.name for p in (tmp_path / "grid" / "report").iterdir()}
+    assert {"report.md", "few-shot-covid-xray-demo.tex", "few-shot-covid-xray-demo.png"} <= made
+    text = (tmp_path / "grid" / "report" / "report.md").read_text()
+    assert text.count("CoOp (demo-") == 2  # two settings of one method: told apart by their hashes
+    assert "cross_dataset on blood_cells" in (tmp_path / "report" / "report.md").read_text()
+    with pytest.raises(MissingFile, match="no finished runs"):
+        report.main([str(tmp_path / "nothing")])
+
+
+def test_grid_in_order_and_its_mistakes():
+    assert sweep.combinations(["A=1,2", "B=x,y"]) == [
+        {"A": "1", "B": "x"}, {"A": "1", "B": "y"}, {"A": "2", "B": "x"}, {"A": "2", "B": "y"}]  # fmt: skip
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        sweep.combinations(["OPTIM.LR"])
+
+
+def test_what_the_variables_mean():
+    bare = Request("few_shot", "CILMP", "", [], {})
+    assert (bare.dataset, bare.backbone, bare.llm, bare.seeds) == ("phantom", "demo", "smollm2-135m", [1, 2, 3])
+    assert bare.methods == ["ZeroshotCLIP", "CoOp", "CILMP"]
+    paper = Request("few_shot", "CoOp", "busi", ["0", "7", "0"], {"OPTS": "A.B 'two words'", "PLUGIN": "a b"})
+    assert (paper.dataset, paper.backbone, paper.llm) == ("BUSI", "ViT-B/16", "meta-llama/Meta-Llama-3-8B")
+    assert (paper.seeds, paper.methods, paper.shots) == ([0, 7], ["ZeroshotCLIP", "CoOp"], [1, 2, 4, 8, 16])
+    assert paper.opts == ["A.B", "two words"] and paper.plugins == ["a", "b"]
+    assert Request("full", "CoOp", "busi", [], {"SHOTS": "4"}).shots == [-1]
+    for protocol, variables in (("few_shot", {"SHOTS": "0"}), ("full", {"EPOCHS": "two"}), ("full", {"HPARAMS": "x"})):
+        with pytest.raises(ConfigError, match=next(iter(variables))):
+            Request(protocol, "CoOp", "busi", [], variables)
+    with pytest.raises(ConfigError, match="further ones are seeds"):
+        Request("full", "CoOp", "busi", ["one"], {})
+
+
+@pytest.mark.parametrize(
+    "method, protocol, backbone, shots, files, kind",
+    [
+        ("CoOp", "few_shot", "ViT-B/16", 16, ["vit_b16"], "official"),
+        ("CoOp", "few_shot", "ViT-B/16", 1, ["vit_b16", "few_shot_shots1"], "official"),
+        ("CoOp", "base2new", "ViT-B/16", 16, ["base2new"], "official"),
+        ("CoOp", "cross_dataset", "ViT-B/16", 16, ["cross_dataset"], "official"),
+        ("CILMP", "full", "BiomedCLIP", -1, ["vit_b16"], "official"),
+        ("CoOp", "base2new", "demo", 16, ["demo", "demo"], "custom"),
+        ("SomebodysOwn", "base2new", "ViT-B/16", 16, ["common"], "common"),
+    ],
+)
+def test_files_of_a_method(method, protocol, backbone, shots, files, kind):
+    paths, _, hparams = method_files(method, protocol, backbone, "official", shots=shots)
+    assert [p.stem for p in paths] == files and hparams == kind
+    paths, name, hparams = method_files(method, protocol, backbone, "common", shots=shots)
+    assert [p.stem for p in paths] == ["common"] and (name, hparams) == ("common", "common")
