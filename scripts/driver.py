@@ -29,7 +29,7 @@ def parser():
     p.add_argument("protocol", choices=PROTOCOLS)
     p.add_argument("method")
     p.add_argument("dataset", nargs="?", default="")
-    p.add_argument("seeds", nargs="*", type=int)
+    p.add_argument("seeds", nargs="*")
     return p
 
 

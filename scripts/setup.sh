@@ -22,8 +22,8 @@ if [ -z "$python" ]; then
 fi
 echo "setting up $venv with $("$python" --version) (once; several GB with PyTorch's CUDA libraries) ..."
 start=$SECONDS
-if [ ! -x "$venv/bin/python" ]; then
-  "$python" -m venv "$venv" || {
+if ! "$venv/bin/python" -m pip --version > /dev/null 2>&1; then # not there, or half made
+  "$python" -m venv --clear "$venv" || {
     echo "error: $python cannot make a virtual environment; on Debian or Ubuntu: apt-get install python3-venv" >&2
     exit 2
   }

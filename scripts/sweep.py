@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """A grid of settings, each a row of one table; the runs go through the protocols' own driver.
 
-    python scripts/sweep.py --output output/sweep --method CILMP --dataset phantom --seeds 1 2 \\
+    python scripts/sweep.py --output output/sweep --method CILMP --dataset phantom --seeds 1,2 \\
         TRAINER.CILMP.LOW_RANK_DIMENSION=4,8,16 OPTIM.LR=0.0025,0.01
 The variables of the driver (DATA SHOTS BACKBONE LLM EPOCHS ...) hold here too. Finished runs are not repeated.
 """
@@ -31,7 +31,7 @@ def parser():
     p.add_argument("--protocol", default="few_shot", choices=("base2new", "few_shot", "full"))
     p.add_argument("--method", default="CILMP")
     p.add_argument("--dataset", default="")
-    p.add_argument("--seeds", nargs="+", type=int, default=[])
+    p.add_argument("--seeds", default="", help="e.g. 1,2,3")
     p.add_argument("grid", nargs="*", metavar="KEY=VALUE[,VALUE ...]")
     return p
 
@@ -53,7 +53,7 @@ def main(argv=None):
     for settings in combinations(args.grid):
         pairs = [word for pair in settings.items() for word in pair]
         options = f"{os.environ.get('OPTS', '')} {shlex.join(pairs)}"
-        request = Request(args.protocol, args.method, args.dataset, args.seeds,
+        request = Request(args.protocol, args.method, args.dataset, args.seeds.replace(",", " ").split(),
                           {**os.environ, "OPTS": options, "METHODS": args.method})  # fmt: skip
         base = base or base_config(request.plugins)
         for job in jobs_of(request, base, Path(args.output).absolute()):

@@ -96,7 +96,7 @@ class Request:
 
         env = os.environ if environ is None else environ
         get = lambda key, default="": env.get(key, "").strip() or default  # noqa: E731
-        self.protocol, self.seeds = protocol, list(dict.fromkeys(seeds)) or [1, 2, 3]
+        self.protocol, self.seeds = protocol, self._seeds(seeds)
         self.dataset = canonical(dataset or "phantom")
         demo = self.dataset == "phantom"
         self.root = os.path.abspath(get("DATA")) if get("DATA") else ""
@@ -114,6 +114,13 @@ class Request:
         self.force = get("FORCE") not in ("", "0")
         self.plugins, self.opts = paths(get("PLUGIN")), words(get("OPTS"))
         self.targets = [canonical(t) for t in get("TARGETS").split()]
+
+    @staticmethod
+    def _seeds(words):
+        """Whole numbers from 0 on, without repetition; none = 1 2 3."""
+        if bad := [w for w in words if not str(w).isdigit()]:
+            raise ConfigError(f"seed {bad[0]!r}: the first word is the data set, further ones are seeds (0, 1, 2 ...)")
+        return list(dict.fromkeys(map(int, words))) or [1, 2, 3]
 
     @staticmethod
     def _number(text, name):

@@ -1,5 +1,6 @@
 """Tables of a protocol: terminal, Markdown, LaTeX, CSV, JSON. No number here that is not in a results.json."""
 
+import contextlib
 import csv
 import io
 import statistics
@@ -135,8 +136,13 @@ def _cells(request, row, columns):
     for metric in METRICS:
         for c in columns:
             mean, deviation = row["figures"][metric].get(c, (None, None))
-            cells.append("-" if mean is None else f"{mean:.1f} ± {deviation:.1f}")
+            cells.append("-" if mean is None else with_deviation(mean, deviation, row["figures"][metric]["seeds"]))
     return first + cells
+
+
+def with_deviation(mean, deviation, seeds):
+    """One seed has no deviation."""
+    return f"{mean:.1f} ± {deviation:.1f}" if seeds > 1 else f"{mean:.1f}"
 
 
 def _ranks(data, columns):
@@ -153,15 +159,13 @@ def _ranks(data, columns):
 
 def _notes(request, results, jobs):
     seeds = " ".join(map(str, sorted({r["seed"] for _, r in results})))
-    notes = [f"Mean ± standard deviation (dividing by n) over seeds {seeds}, percent."]
+    notes = [f"Mean ± standard deviation (dividing by n) over seeds {seeds}, percent." if " " in seeds
+             else f"One seed ({seeds}), so no deviation; percent."]
     if request.protocol == "base2new":
         notes.append("H: harmonic mean of the seed-mean base and new values; its deviation is of the seeds' own H.")
     notes += sorted({r["source_note"] for _, r in results if r.get("source_note")})
     if request.protocol == "cross_dataset":
-        from datasets.overlap import overlap
-
-        notes += [f"{t} shares images with {request.dataset}: {words}." for t in request.targets
-                  if (words := overlap(request.dataset, t))]
+        notes += _overlaps(request)
     if request.dataset == "phantom" or request.backbone == "demo":
         notes.append("Demo numbers: a tiny backbone, drawn for trying the toolbox, of no meaning for real images.")
     modes = sorted({r["dropout_mode"] for _, r in results if r.get("dropout_mode")})
@@ -178,6 +182,18 @@ def _notes(request, results, jobs):
         notes.append("Rows differ in their seeds (see table.json): compare with care.")
     missing = [str(j) for j in jobs if not j.why_not and not j.finished]
     notes += [f"Not finished: {'; '.join(missing)}."] if missing else []
+    return notes
+
+
+def _overlaps(request):
+    """A line for each target that shares images with the source, as far as the sets are known here."""
+    from datasets.overlap import overlap
+
+    notes = []
+    for target in request.targets:
+        with contextlib.suppress(UserError):  # a report may be made where the data are not
+            if shared := overlap(request.dataset, target):
+                notes.append(f"{target} shares images with {request.dataset}: {shared}.")
     return notes
 
 
