@@ -3,10 +3,32 @@
 import contextlib
 import io
 import sys
+import time
 from pathlib import Path
 
 from dassl.utils.errors import UserError
 from dassl.utils.io import read_json, sha256_of, write_json
+
+
+class Ticker(io.TextIOBase):
+    """The console of a quiet run: warnings and resuming at once, an epoch's line now and then; the log has all."""
+
+    seconds = 30  # between epoch lines
+
+    def __init__(self, console):
+        self.console, self.rest, self.last = console, "", time.time()
+
+    def write(self, text):
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in filter(self.wanted, lines):
+            print(f"    {line}", file=self.console, flush=True)
+        return len(text)
+
+    def wanted(self, line):
+        if line.startswith("epoch [") and time.time() - self.last > self.seconds:
+            self.last = time.time()
+            return True
+        return line.startswith(("warning:", "Found checkpoints"))
 
 
 def run(cfg, what="train", model_dir="", epoch=None, quiet=False):
@@ -14,13 +36,13 @@ def run(cfg, what="train", model_dir="", epoch=None, quiet=False):
 
     Args:
         what: "train" (and test), "test" (load model_dir, test), "nothing" (build only).
-        quiet: print to the log only (a driver of many runs shows a line each).
+        quiet: print to the log, and little to the console (a driver of many runs shows a line each).
     """
     from dassl.engine import build_trainer, claim_run_folder
     from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
     claim_run_folder(cfg)
-    console = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()
+    console = contextlib.redirect_stdout(Ticker(sys.stdout)) if quiet else contextlib.nullcontext()
     with console:
         logger = setup_logger(cfg.OUTPUT_DIR)
         try:

@@ -150,7 +150,7 @@ class Request:
         dataset_file = CONFIGS / "datasets" / f"{self.dataset}.yaml"
         if dataset_file.is_file():
             merge_from_file(cfg, dataset_file)
-        cfg.TRAINER.NAME, cfg.SEED, cfg.THREADS = method, seed, self.threads
+        cfg.TRAINER.NAME, cfg.SEED, cfg.THREADS = method, seed, self.threads or cfg.THREADS
         cfg.DATASET.NAME, cfg.DATASET.ROOT = self.dataset, self.root
         cfg.DATASET.NUM_SHOTS, cfg.DATASET.SUBSAMPLE_CLASSES = shots, subset
         cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.WEIGHTS = self.backbone, self.weights

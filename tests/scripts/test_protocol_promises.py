@@ -1,5 +1,6 @@
 """Resuming, failures of one run, hashes across data sets, reports and sweeps: through the commands users type."""
 
+import io
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 from dassl.utils.errors import ConfigError, MissingFile
 from dassl.utils.paths import REPO
 from scripts import report, sweep
+from scripts.lib.run import Ticker
 from scripts.lib.settings import Request, method_files
 
 VARIABLES = ("DATA", "SHOTS", "METHODS", "CILMP_CACHE", "OPTS", "EPOCHS", "FORCE", "PLUGIN", "BACKBONE", "LLM", "CFG")
@@ -106,6 +108,16 @@ def test_grid_in_order_and_its_mistakes():
         {"A": "1", "B": "x"}, {"A": "1", "B": "y"}, {"A": "2", "B": "x"}, {"A": "2", "B": "y"}]  # fmt: skip
     with pytest.raises(ConfigError, match="KEY=VALUE"):
         sweep.combinations(["OPTIM.LR"])
+
+
+def test_quiet_console_shows_warnings_and_an_epoch_line_now_and_then():
+    console = io.StringIO()
+    ticker = Ticker(console)
+    ticker.write("a long config\nwarning: INPUT.SIZE is set\nepoch [1/9] batch")
+    assert console.getvalue() == "    warning: INPUT.SIZE is set\n"
+    ticker.last -= 31
+    ticker.write(" [1/1] eta 0:00:08\nepoch [2/9] batch [1/1]\n")
+    assert console.getvalue().endswith("    epoch [1/9] batch [1/1] eta 0:00:08\n")
 
 
 def test_what_the_variables_mean():
