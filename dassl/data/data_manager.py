@@ -1,7 +1,8 @@
 """DataManager: a data set, its transforms and its loaders.
 
 Augmentation of an image is seeded by (SEED, epoch, index), so it depends neither on the number of workers nor on
-the order of loading; the order of images comes from torch's global generator.
+the order of loading; the order of images comes from torch's global generator, which a pass over a loader moves by
+the same draws whatever the number of workers.
 """
 
 import random
@@ -133,6 +134,9 @@ class Batches:
         return len(self.loader)
 
     def __iter__(self):
+        # A plain DataLoader draws its workers' seed here, but persistent workers only the first time; so the order
+        # would depend on the number of workers, and a resumed run would differ. The loader has its own generator.
+        torch.empty((), dtype=torch.int64).random_()
         for batch in self.loader:
             if "error" in batch:
                 raise UserError(batch["error"])
@@ -175,6 +179,7 @@ def build_data_loader(
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         collate_fn=collate if tfm is not None else list,
+        generator=torch.Generator().manual_seed(max(cfg.SEED, 0)),
     )
     if len(loader) == 0:
         raise UserError(f"no batch: {len(data_source)} images at batch size {batch_size}")

@@ -1,11 +1,13 @@
 """Trainers: hooks, loop, checkpoints, results."""
 
+from .base import NonFiniteLoss, TrainerBase
 from .build import TRAINER_REGISTRY, build_trainer
 from .run_folder import claim_run_folder, config_hash
-from .trainer import SimpleTrainer, TrainerBase, TrainerX
+from .trainer import SimpleTrainer, TrainerX
 
 __all__ = [
     "TRAINER_REGISTRY",
+    "NonFiniteLoss",
     "SimpleTrainer",
     "TrainerBase",
     "TrainerX",

@@ -1,5 +1,6 @@
 """results.json and predictions.npz of a run folder."""
 
+import contextlib
 import resource
 import subprocess
 import sys
@@ -15,12 +16,30 @@ from dassl.utils.paths import REPO
 from .run_folder import config_hash
 
 
+def reset_peak_memory(device):
+    """Start a run's count: of the CUDA allocator, or (Linux) of this process's resident size."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mib(device):
-    """Peak of the CUDA allocator, or the peak resident size of this process (all runs in it)."""
+    """Peak of the CUDA allocator, or of this process's resident size, since reset_peak_memory().
+
+    Where Linux's counter is missing: since the process began, earlier runs in it included.
+    """
     if device.type == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated(device) / 2**20
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
@@ -50,6 +69,8 @@ def git_revision():
 
 def record(trainer, split, report, cost, facts):
     """The content of results.json (schema 1)."""
+    import torch
+
     cfg = trainer.cfg
     return {
         "schema": 1,
@@ -69,6 +90,9 @@ def record(trainer, split, report, cost, facts):
         **facts,
         **split_hashes(trainer.dm.dataset),
         "config_sha256": config_hash(cfg, leave_out=()),
+        "input_set_by_user": trainer.input_set_by_user,
+        "threads": torch.get_num_threads(),
+        "device": str(trainer.device),
         "versions": versions(),
         "git": git_revision(),
     }

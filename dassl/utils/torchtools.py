@@ -9,6 +9,8 @@ import torch
 from .errors import MissingFile, UserError
 from .io import atomic_path, write_text
 
+BEST = "model-best.pth.tar"
+
 
 def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True, model_name=""):
     """Write save_dir/model.pth.tar-<epoch> (or model_name) and the pointer file `checkpoint`.
@@ -24,12 +26,13 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
     target = folder / (model_name or f"model.pth.tar-{state['epoch']}")
     with atomic_path(target) as temporary:
         torch.save(state, temporary)
-    write_text(target.name + "\n", folder / "checkpoint")
+    if target.name != BEST:  # the pointer says where to resume
+        write_text(target.name + "\n", folder / "checkpoint")
     print(f"Checkpoint saved to {target}")
     if is_best:
-        with atomic_path(folder / "model-best.pth.tar") as temporary:
+        with atomic_path(folder / BEST) as temporary:
             shutil.copy(target, temporary)
-        print(f"Best checkpoint saved to {folder / 'model-best.pth.tar'}")
+        print(f"Best checkpoint saved to {folder / BEST}")
 
 
 def load_checkpoint(fpath):
