@@ -8,7 +8,7 @@ import torch
 from dassl.utils.errors import UserError
 
 from . import EVALUATOR_REGISTRY
-from .figures import figures, intervals, per_class
+from .figures import confusion, figures, intervals, per_class
 
 
 class EvaluatorBase:
@@ -29,7 +29,8 @@ class EvaluatorBase:
 class Classification(EvaluatorBase):
     """process(mo (B, C) logits, gt (B,) labels) a batch, then evaluate().
 
-    After evaluate(), `report` holds metrics, ci95, ci_unit, per_class, n, classes and confusion.
+    After evaluate(), `report` holds metrics, ci95, ci_unit, per_class, n, classes and confusion (counts, a row of
+    each true class). `groups`, set between process and evaluate, are the ids that the intervals resample.
     """
 
     def __init__(self, cfg, lab2cname=None, **kwargs):
@@ -48,7 +49,10 @@ class Classification(EvaluatorBase):
         """(labels (n,), predictions (n,), probabilities (n, C)) so far."""
         if not self._outputs:
             raise UserError("nothing was evaluated: the split has no readable image")
-        probabilities = torch.cat(self._outputs).softmax(1).numpy()
+        outputs = torch.cat(self._outputs).double()  # double: sure predictions keep the order of their logits
+        if not torch.isfinite(outputs).all():
+            raise UserError("the model's outputs are infinite or NaN: train with a lower OPTIM.LR or precision fp32")
+        probabilities = outputs.softmax(1).numpy()
         return torch.cat(self._labels).numpy(), probabilities.argmax(1), probabilities
 
     def evaluate(self):
@@ -66,6 +70,7 @@ class Classification(EvaluatorBase):
             "ci95": bounds,
             "ci_unit": unit,
             "per_class": per_class(y_true, y_pred, names),
+            "confusion": confusion(y_true, y_pred, classes).tolist(),
         }
         results = OrderedDict(accuracy=metrics["accuracy"], error_rate=100 - metrics["accuracy"])
         results["macro_f1"] = metrics["macro_f1"]

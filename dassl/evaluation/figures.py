@@ -75,15 +75,14 @@ def intervals(y_true, y_pred, classes, groups=None, seed=0):
     """
     units = np.arange(len(y_true)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     number = int(units.max()) + 1
-    confusion = np.zeros((number, classes * classes))
-    np.add.at(confusion, (units, y_true * classes + y_pred), 1)
-    rng = np.random.default_rng(seed)
-    draws = []
+    right = y_true == y_pred
+    counts = [_counts(units, y_true, right, number, classes)]  # hits, true images, predicted images: (number, C) each
+    counts += [_counts(units, y, np.ones(len(y)), number, classes) for y in (y_true, y_pred)]
+    rng, draws = np.random.default_rng(seed), []
     for size in _portions(RESAMPLES, max(1, 2**24 // number)):
-        weights = rng.multinomial(number, np.full(number, 1 / number), size=size)
-        draws.append((weights @ confusion).reshape(size, classes, classes))
-    matrices = np.concatenate(draws)  # (RESAMPLES, C, C): rows are the truth
-    hits, truth, predicted = matrices.diagonal(axis1=1, axis2=2), matrices.sum(2), matrices.sum(1)
+        weights = rng.multinomial(number, np.full(number, 1 / number), size=size).astype(np.float64)
+        draws.append([weights @ c for c in counts])
+    hits, truth, predicted = (np.concatenate(part) for part in zip(*draws))  # (RESAMPLES, C)
     f1 = 2 * hits / np.maximum(truth + predicted, 1)
     present = truth > 0
     values = {
@@ -92,6 +91,20 @@ def intervals(y_true, y_pred, classes, groups=None, seed=0):
     }
     bounds = {k: [float(x) for x in np.percentile(v, [2.5, 97.5])] for k, v in values.items()}
     return bounds, "image" if groups is None else "group"
+
+
+def _counts(units, labels, values, number, classes):
+    """Sparse (number, C) sums: with C classes a dense confusion matrix a unit would grow as C * C."""
+    from scipy.sparse import csr_matrix
+
+    return csr_matrix((np.asarray(values, dtype=np.float64), (units, labels)), shape=(number, classes))
+
+
+def confusion(y_true, y_pred, classes):
+    """(C, C) counts, rows are the truth."""
+    from sklearn.metrics import confusion_matrix
+
+    return confusion_matrix(y_true, y_pred, labels=np.arange(classes))
 
 
 def _portions(total, size):
