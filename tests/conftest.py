@@ -1,6 +1,8 @@
 """Shared by all tests: the repository on the path, and the small real sets where they are."""
 
+import json
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -11,11 +13,18 @@ REPO = Path(__file__).resolve().parents[1]
 if str(REPO) not in sys.path:
     sys.path.insert(0, str(REPO))
 # Tests write nothing into the repository's output; sub-processes inherit this.
-os.environ["CILMP_CACHE"] = os.environ.get("CILMP_TEST_CACHE") or tempfile.mkdtemp(prefix="cilmp-tests-")
+OWN_CACHE = None if os.environ.get("CILMP_TEST_CACHE") else tempfile.mkdtemp(prefix="cilmp-tests-")
+os.environ["CILMP_CACHE"] = OWN_CACHE or os.environ["CILMP_TEST_CACHE"]
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported; equal threads, equal numbers
 
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_unconfigure():
+    if OWN_CACHE:
+        shutil.rmtree(OWN_CACHE, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -33,3 +42,28 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip(f"the real-image trial sets are not here ({folder})")
     return folder
+
+
+@pytest.fixture
+def tiny_split_dataset(tmp_path):
+    """make(name="tiny", classes=("cat", "dog"), train=2, val=1, test=2) -> DATA folder with <name>/split.json.
+
+    Images are 12 x 12 PNGs, a class a colour; a further call adds a set beside the first.
+    """
+    from PIL import Image
+
+    def make(name="tiny", classes=("cat", "dog"), train=2, val=1, test=2):
+        folder = tmp_path / "data" / name
+        (folder / "images").mkdir(parents=True)
+        split = {"train": [], "val": [], "test": []}
+        for label, classname in enumerate(classes):
+            for part, count in (("train", train), ("val", val), ("test", test)):
+                for i in range(count):
+                    path = f"images/{part}_{label}_{i}.png"
+                    colour = (60 * label % 256, 255 - 60 * label % 256, 20 * i % 256)
+                    Image.new("RGB", (12, 12), colour).save(folder / path)
+                    split[part].append([path, label, classname])
+        (folder / "split.json").write_text(json.dumps(split))
+        return tmp_path / "data"
+
+    return make

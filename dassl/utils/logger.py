@@ -18,7 +18,8 @@ class Logger:
         self.file = None
         if fpath is not None:
             Path(fpath).parent.mkdir(parents=True, exist_ok=True)
-            self.file = open(fpath, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
+            # a line at a time: a killed run keeps its log
+            self.file = open(fpath, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by close()
 
     def write(self, message):
         self.console.write(message)
@@ -68,5 +69,7 @@ def setup_logger(output=None):
     path = str(output) if str(output).endswith((".txt", ".log")) else os.path.join(output, "log.txt")
     if os.path.exists(path):
         path += time.strftime("-%Y-%m-%d-%H-%M-%S")
+    while os.path.exists(path):  # a third run in one second
+        path += "+"
     sys.stdout = Logger(path)
     return sys.stdout

@@ -1,5 +1,6 @@
 """Small helpers under upstream's names."""
 
+import difflib
 import os
 import random
 import warnings
@@ -33,6 +34,19 @@ def check_availability(requested, available):
     """Raises UnknownName with the nearest name."""
     if requested not in available:
         raise unknown_name("name", requested, available)
+
+
+def get_most_similar_str_to_a_from_b(a, b):
+    """The entry of b most like a."""
+    return max(b, key=lambda name: difflib.SequenceMatcher(None, str(a), str(name)).ratio())
+
+
+def download_url(url, dst):
+    """Fetch a file to dst; a broken transfer leaves nothing behind."""
+    import torch
+
+    mkdir_if_missing(os.path.dirname(os.path.abspath(dst)))
+    torch.hub.download_url_to_file(url, dst)
 
 
 def set_random_seed(seed):

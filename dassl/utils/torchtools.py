@@ -1,12 +1,16 @@
 """Checkpoints: only tensors, numbers and strings, written whole or not at all, never unpickled freely."""
 
+import contextlib
+import pickle
 import shutil
 from collections import OrderedDict
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from .errors import MissingFile, UserError
+from . import legacy
+from .errors import MissingFile, UserError, unknown_name
 from .io import atomic_path, write_text
 
 BEST = "model-best.pth.tar"
@@ -47,11 +51,19 @@ def load_checkpoint(fpath):
         raise MissingFile(f"no checkpoint at {fpath}")
     try:
         return torch.load(fpath, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        with contextlib.suppress(Exception):
+            return legacy.read(fpath)
+        raise _unreadable(fpath, "UnpicklingError") from None
     except Exception as error:
-        raise UserError(
-            f"{fpath} cannot be read: it is truncated or holds more than tensors and numbers "
-            f"({type(error).__name__}); delete it and resume from an earlier one, or train again"
-        ) from None
+        raise _unreadable(fpath, type(error).__name__) from None
+
+
+def _unreadable(fpath, kind):
+    return UserError(
+        f"{fpath} cannot be read: it is truncated or holds more than tensors and numbers ({kind}); delete it and "
+        f"resume from an earlier one, or train again"
+    )
 
 
 def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
@@ -79,6 +91,25 @@ def load_pretrained_weights(model, weight_path):
     own.update(matched)
     model.load_state_dict(own)
     print(f"Loaded {len(matched)} of {len(state)} tensors from {weight_path}")
+
+
+def init_network_weights(model, init_type="normal", gain=0.02):
+    """Initialise convolutions and linear layers: normal, xavier, kaiming, orthogonal; norms to one, biases to zero."""
+    fill = {
+        "normal": lambda w: nn.init.normal_(w, 0.0, gain),
+        "xavier": lambda w: nn.init.xavier_normal_(w, gain=gain),
+        "kaiming": lambda w: nn.init.kaiming_normal_(w, a=0, mode="fan_in"),
+        "orthogonal": lambda w: nn.init.orthogonal_(w, gain=gain),
+    }
+    if init_type not in fill:
+        raise unknown_name("init_type", init_type, fill)
+    for module in model.modules():
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            fill[init_type](module.weight)
+        elif isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm)) and module.weight is not None:
+            nn.init.ones_(module.weight)
+        if getattr(module, "bias", None) is not None and torch.is_tensor(module.bias):
+            nn.init.zeros_(module.bias)
 
 
 def open_all_layers(model):
