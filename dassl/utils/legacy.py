@@ -26,11 +26,11 @@ def read(path):
 
     Raises whatever torch.load raises for classes other than schedules and optimisers.
     """
-    from collections import Counter, defaultdict
+    from collections import Counter
 
     names = [f"torch.optim.lr_scheduler.{n}" for n in _SCHEDULES] + [f"torch.optim.{n}" for n in _OPTIMISERS]
     names += ["dassl.optim.radam.RAdam", "dassl.optim.radam.AdamW"]
-    known = [_stand_in(n) for n in names] + [defaultdict, Counter, dict]
+    known = [_stand_in(n) for n in names] + [(_plain_dict, "collections.defaultdict"), Counter, dict]
     with torch.serialization.safe_globals(known):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     schedule = checkpoint.get("scheduler")
@@ -38,6 +38,11 @@ def read(path):
         inner = {k: v for k, v in vars(schedule["successor"]).items() if _plain(v)}
         checkpoint["scheduler"] = {k: v for k, v in schedule.items() if _plain(v)} | {"successor": inner}
     return checkpoint
+
+
+def _plain_dict(default=None):
+    """Stands in for defaultdict, which the safe loader does not fill."""
+    return {}
 
 
 def _plain(value):

@@ -1,0 +1,251 @@
+"""Resuming under every kind of kill, what a checkpoint may hold, and which ones are refused."""
+
+import torch
+from pytest import approx, mark, raises
+from safetensors.torch import load_file
+from torch import nn
+from upstream_plugin import PluginCoOp
+
+from dassl.engine import TrainerX
+from dassl.utils import UserError, load_checkpoint, set_random_seed, torchtools
+from dassl.utils.torchtools import save_checkpoint
+
+
+def start(cfg, kind=PluginCoOp):
+    set_random_seed(cfg.SEED)
+    return kind(cfg)
+
+
+def same_end(a, b):
+    for key, value in a.model.state_dict().items():
+        assert torch.equal(value, b.model.state_dict()[key]), key
+    for one, two in zip(a.optim.state_dict()["state"].values(), b.optim.state_dict()["state"].values()):
+        assert torch.equal(one["momentum_buffer"], two["momentum_buffer"])
+    assert a.rates[-1] == b.rates[-1]
+
+
+def image_order(cfg):
+    trainer, epochs = start(cfg), []
+    for epoch in range(3):
+        trainer.train_loader_x.set_epoch(epoch)
+        epochs.append([batch["index"].tolist() for batch in trainer.train_loader_x])
+    return epochs
+
+
+def test_image_order_does_not_depend_on_workers(make_cfg):
+    """Persistent workers draw their seed once, a plain loader once an epoch: orders parted from epoch 2 on."""
+    assert image_order(make_cfg(DATALOADER__NUM_WORKERS=0)) == image_order(make_cfg(DATALOADER__NUM_WORKERS=2))
+
+
+@mark.parametrize("workers", [0, 1])
+def test_killed_within_an_epoch(make_cfg, workers):
+    settings = {"TRAIN__CHECKPOINT_FREQ": 1, "DATALOADER__NUM_WORKERS": workers, "OPTIM__MAX_EPOCH": 3}
+    whole = start(make_cfg("whole", **settings))
+    whole.train()
+    first = start(make_cfg("killed", **settings))
+    plain = first.forward_backward
+
+    def die(batch):
+        if (first.epoch, first.batch_idx) == (1, 1):
+            raise KeyboardInterrupt
+        return plain(batch)
+
+    first.forward_backward = die
+    with raises(KeyboardInterrupt):
+        first.train()
+    assert first._writer is None  # nothing is left open in a process of many runs
+    again = start(make_cfg("killed", **settings))
+    again.train()
+    assert again.start_epoch == 1
+    same_end(whole, again)
+
+
+def test_killed_while_writing_a_checkpoint(make_cfg, monkeypatch, tmp_path):
+    whole = start(make_cfg("whole"))
+    whole.train()
+    cfg, real = make_cfg("killed", TRAIN__CHECKPOINT_FREQ=1), torch.save
+
+    def half(state, path):
+        real(state, path)
+        if state["epoch"] == 3:
+            path.write_bytes(path.read_bytes()[:700])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(torchtools.torch, "save", half)
+    with raises(KeyboardInterrupt):
+        start(cfg).train()
+    monkeypatch.undo()
+    folder = tmp_path / "killed" / "prompt_learner"
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint", "model.pth.tar-1", "model.pth.tar-2"]
+    again = start(cfg)
+    again.train()
+    assert again.start_epoch == 2
+    same_end(whole, again)
+
+
+class TwoModels(PluginCoOp):
+    def build_model(self):
+        super().build_model()
+        self.register_model("second", nn.Linear(2, 2))
+
+
+def test_two_models_resume_from_the_epoch_both_have(make_cfg, tmp_path):
+    cfg = make_cfg(TRAIN__CHECKPOINT_FREQ=1)
+    start(cfg, TwoModels).train()
+    (tmp_path / "run" / "second" / "model.pth.tar-4").unlink()  # killed between the two files
+    again = start(cfg, TwoModels)
+    again.before_train()
+    assert again.start_epoch == 3
+
+
+class WholeModel(PluginCoOp):
+    """Registers everything, the frozen part with a norm and a dropout included, as some plugins do."""
+
+    def build_model(self):
+        super().build_model()
+        self.model.image_encoder = nn.Sequential(nn.Linear(768, 24), nn.BatchNorm1d(24), nn.Dropout(0.5))
+        self.model.image_encoder.requires_grad_(False)
+        self._models["prompt_learner"] = self.model
+
+    load_model = TrainerX.load_model
+
+
+def test_frozen_parts_stay_as_they_are_and_out_of_the_checkpoint(make_cfg, tmp_path):
+    trainer = start(make_cfg(), WholeModel)
+    before = {k: v.clone() for k, v in trainer.model.image_encoder.state_dict().items()}
+    trainer.set_model_mode("train")
+    assert trainer.model.training and not trainer.model.image_encoder[1].training
+    trainer.train()
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.image_encoder.state_dict().items())
+    saved = load_checkpoint(tmp_path / "run" / "prompt_learner" / "model.pth.tar-4")["state_dict"]
+    assert "prompt_learner.ctx" in saved and "image_encoder.0.weight" not in saved
+    exported = load_file(tmp_path / "run" / "prompt_learner" / "learner.safetensors")
+    assert torch.equal(exported["prompt_learner.ctx"], trainer.model.prompt_learner.ctx)
+    trainer.load_model(str(tmp_path / "run"), epoch=4)
+
+
+class Plain(PluginCoOp):
+    load_model = TrainerX.load_model
+
+
+@mark.parametrize(
+    "change, words",
+    [
+        ({"method": "Other"}, "is a checkpoint of Other, not of Plain"),
+        ({"state_dict": {"ctx": torch.zeros(5, 24), "token_prefix": torch.zeros(3, 1)}}, r"ctx is \(5, 24\) there"),
+        ({"state_dict": {"ctx": torch.zeros(3, 24)}}, "token_prefix on one side only"),
+    ],
+)
+def test_checkpoints_that_do_not_fit_are_one_line(make_cfg, tmp_path, change, words):
+    cfg = make_cfg()
+    start(cfg, Plain).train()
+    folder = tmp_path / "run" / "prompt_learner"
+    save_checkpoint(load_checkpoint(folder / "model.pth.tar-4") | change, folder)
+    with raises(UserError, match=words):
+        start(cfg, Plain).load_model(str(tmp_path / "run"))
+    with raises(UserError, match=words):
+        start(cfg, Plain).train()
+
+
+def test_other_classes_of_equal_number(make_cfg, tmp_path):
+    """Equal shapes, other names: never resumed from; loaded only by methods that serve other classes."""
+    cfg = make_cfg()
+    start(cfg, Plain).train()
+    folder = tmp_path / "run" / "prompt_learner"
+    save_checkpoint(load_checkpoint(folder / "model.pth.tar-4") | {"classes": ["ant", "bee", "fly"]}, folder)
+    with raises(UserError, match=r"other classes \(ant, bee, fly\) than these \(cat, dog, owl\)"):
+        start(cfg, Plain).train()
+    start(cfg, Plain).load_model(str(tmp_path / "run"))
+    bound = start(cfg, Plain)
+    bound.class_agnostic = False
+    with raises(UserError, match="other classes"):
+        bound.load_model(str(tmp_path / "run"))
+
+
+def test_resume_from_a_folder_without_checkpoints(make_cfg, tmp_path):
+    with raises(UserError, match="holds no checkpoint of prompt_learner"):
+        start(make_cfg(RESUME=str(tmp_path / "nothing"))).train()
+
+
+def test_the_best_model_is_deployed_and_exported_and_the_pointer_stays(make_cfg, tmp_path):
+    trainer = start(make_cfg(TEST__FINAL_MODEL="best_val", TRAIN__CHECKPOINT_FREQ=1), Plain)
+    values, plain = iter([50.0, 90.0, 90.0, 10.0]), trainer.test
+    trainer.test = lambda split=None: next(values) if split == "val" else plain()
+    trainer.train()
+    folder = tmp_path / "run" / "prompt_learner"
+    best, second = (load_checkpoint(folder / n) for n in ("model-best.pth.tar", "model.pth.tar-2"))
+    assert best["val_result"] == 90 and best["epoch"] == 2  # strictly better only
+    assert torch.equal(load_file(folder / "learner.safetensors")["ctx"], second["state_dict"]["ctx"])
+    assert (folder / "checkpoint").read_text().strip() == "model.pth.tar-4"
+
+
+class Averaged(PluginCoOp):
+    """Keeps a sum over epochs and loads the mean at the end."""
+
+    calls = 0
+
+    def before_train(self):
+        self.sum = torch.zeros(3, 24)
+        super().before_train()
+
+    def after_update_epoch(self):
+        self.sum = self.sum + self.model.prompt_learner.ctx.detach()
+
+    def after_last_epoch(self):
+        self.calls += 1
+        with torch.no_grad():
+            self.model.prompt_learner.ctx.copy_(self.sum / self.max_epoch)
+
+    def extra_state(self):
+        return {"sum": self.sum}
+
+    def load_extra_state(self, state):
+        self.sum = state["sum"]
+
+
+def test_averaging_is_resumed_and_loaded_once_before_the_last_checkpoint(make_cfg, tmp_path):
+    whole = start(make_cfg("whole"), Averaged)
+    whole.train()
+    assert whole.calls == 1
+    cfg = make_cfg(TRAIN__CHECKPOINT_FREQ=1)
+    start(cfg, Averaged).train()
+    folder = tmp_path / "run" / "prompt_learner"
+    for epoch in (3, 4):
+        (folder / f"model.pth.tar-{epoch}").unlink()
+    again = start(cfg, Averaged)
+    again.train()
+    assert again.start_epoch == 2
+    last = load_checkpoint(folder / "model.pth.tar-4")["state_dict"]["ctx"]
+    assert torch.equal(last, whole.model.prompt_learner.ctx) and torch.equal(last, again.sum / 4)
+
+
+def test_a_warm_up_checkpoint_of_upstream_is_read_without_running_its_code(make_cfg, tmp_path):
+    """Upstream's scheduler entry holds the inner schedule as an object, bound to the optimiser."""
+    trainer = start(make_cfg(), Plain)
+    trainer.train()
+    path = tmp_path / "run" / "prompt_learner" / "model.pth.tar-4"
+    plain = load_checkpoint(path)
+    old = {k: v for k, v in vars(trainer.sched).items() if k != "optimizer"}
+    names = ("state_dict", "epoch", "optimizer", "val_result")
+    torch.save({k: plain[k] for k in names} | {"scheduler": old}, path)
+    with raises(Exception, match=r"(?i)weights.only|unsupported|unpickl"):
+        torch.load(path, weights_only=True)
+    again = start(make_cfg(OPTIM__MAX_EPOCH=5), Plain)
+    again.before_train()
+    assert again.start_epoch == 4 and again.get_current_lr() == approx(trainer.get_current_lr())
+    before = again.get_current_lr()
+    again.optim.step()
+    again.update_lr()
+    assert again.get_current_lr() != before  # the schedule is alive after resuming
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("this must not run",))
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path, capsys):
+    torch.save({"state_dict": {}, "scheduler": Evil()}, tmp_path / "model.pth.tar-1")
+    with raises(UserError, match="more than tensors and numbers"):
+        load_checkpoint(tmp_path / "model.pth.tar-1")
+    assert "must not run" not in capsys.readouterr().out
