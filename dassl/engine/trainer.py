@@ -24,6 +24,19 @@ from .checkpoint import PREFIX, model_state
 ROLLING_SECONDS = 60  # a long run keeps a checkpoint at most this old (and an epoch), whatever CHECKPOINT_FREQ
 
 
+_threads_before = None  # a run's THREADS
+
+
+def set_threads(count):
+    """CPU threads of this run; 0: as they were before any run of this process set them."""
+    global _threads_before
+    if count > 0:
+        _threads_before = _threads_before or torch.get_num_threads()
+        torch.set_num_threads(count)
+    elif _threads_before:
+        torch.set_num_threads(_threads_before)
+
+
 class SimpleTrainer(TrainerBase):
     """Data, model, evaluator, and the default hooks."""
 
@@ -31,8 +44,7 @@ class SimpleTrainer(TrainerBase):
         super().__init__()
         self.cfg = cfg
         self.check_cfg(cfg)
-        if cfg.THREADS > 0:
-            torch.set_num_threads(cfg.THREADS)
+        set_threads(cfg.THREADS)
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
         self.start_epoch = self.epoch = 0
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
