@@ -201,7 +201,7 @@ def test_threads_of_one_run_are_not_the_next_ones(make_cfg):
 
 
 def test_unknown_final_model(make_cfg):
-    with pytest.raises(UserError, match="TEST.FINAL_MODEL 'best' - did you mean 'best_val'"):
+    with pytest.raises(UserError, match=r"TEST.FINAL_MODEL 'best' - did you mean 'best_val'"):
         start(make_cfg(TEST__FINAL_MODEL="best"))
 
 
