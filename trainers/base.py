@@ -225,6 +225,7 @@ class PromptTrainer(TrainerX):
     def result_facts(self):
         return {
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
+            "weights": self.cfg.MODEL.BACKBONE.WEIGHTS or None,  # None: those the name stands for
             "llm": self.cfg.MODEL.LLM if self.needs_llm else None,
             "trainable_parameters": sum(p.numel() for _, p in self.model.named_trainables()),
         }

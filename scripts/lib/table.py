@@ -170,6 +170,8 @@ def _notes(request, results, jobs):
         notes.append("Demo numbers: a tiny backbone, drawn for trying the toolbox, of no meaning for real images.")
     modes = sorted({r["dropout_mode"] for _, r in results if r.get("dropout_mode")})
     notes += [f"CILMP dropout: {', '.join(modes)}."] if modes else []
+    weights = sorted({r["weights"] for _, r in results if r.get("weights")})
+    notes += [f"Backbone weights: {', '.join(weights)}."] if weights else []
     llms = sorted({r["llm"] for _, r in results if r.get("llm")})
     notes += [f"LLM: {', '.join(llms)}."] if llms else []
     hparams = sorted({r["hparams"] for _, r in results})

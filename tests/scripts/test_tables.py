@@ -57,6 +57,8 @@ def test_notes_travel(tmp_path):
     confounded = tables.build(request(), base2new(tmp_path / "a", note="source-confounded, not a clinical result"))
     for text in (tables.markdown(confounded), tables.latex(confounded), tables.terminal(confounded)):
         assert "source-confounded, not a clinical result" in text
+    drawn = tables.build(request(), base2new(tmp_path / "c", weights="random"))
+    assert "Backbone weights: random." in tables.markdown(drawn)
     demo = tables.build(request(backbone="demo"), base2new(tmp_path / "b"))
     assert "Demo numbers" in tables.terminal(demo)
 
