@@ -176,7 +176,8 @@ def test_the_best_model_is_deployed_and_exported_and_the_pointer_stays(make_cfg,
     best, second = (load_checkpoint(folder / n) for n in ("model-best.pth.tar", "model.pth.tar-2"))
     assert best["val_result"] == 90 and best["epoch"] == 2  # strictly better only
     assert torch.equal(load_file(folder / "learner.safetensors")["ctx"], second["state_dict"]["ctx"])
-    assert (folder / "checkpoint").read_text().strip() == "model.pth.tar-4"
+    trainer.save_model(3, str(tmp_path / "run"), model_name="model-best.pth.tar")
+    assert (folder / "checkpoint").read_text().strip() == "model.pth.tar-4"  # where to resume, not what is best
 
 
 class Averaged(PluginCoOp):
