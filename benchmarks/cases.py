@@ -83,7 +83,7 @@ class CILMPStep(Step):
         h = torch.randn(C, rows, D)
         cfg = CfgNode({**CILMP.defaults, "DROPOUT_MODE": dropout_mode})
         self.learner = CILMPLearner(cfg, self.clip, names(C), knowledge=(h, torch.full((C,), rows))).to(device)
-        self.learner.train(train)
+        self.learner.train(train).requires_grad_(train)
         self.h = h.to(device)
         self.images = torch.randn(B, 3, 224, 224, device=device)
         self.v = F.normalize(torch.randn(B, 512, device=device), dim=-1).requires_grad_(train)
