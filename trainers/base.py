@@ -5,15 +5,19 @@ subclass that names it and its config defaults. Neither knows which backbone it 
 """
 
 import contextlib
+import time
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import backbones
+from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils.errors import ConfigError, UserError
+
+from .features import deterministic, features_of, train_on_features
 
 PRECISIONS = ("fp32", "fp16", "amp")
 
@@ -59,6 +63,7 @@ class Learner(nn.Module):
     """
 
     class_bound = ()  # names of trained tensors that mean nothing for other classes
+    image_key = ""  # what is done to a frozen image tower ("plain": nothing); "": the tower is adapted
 
     def __init__(self, cfg, clip, classnames, context=None):
         super().__init__()
@@ -70,8 +75,12 @@ class Learner(nn.Module):
     def clip(self):
         return self._clip[0]
 
+    def image_features(self, images):
+        """(B, d), not normalised, of images (B, 3, H, W); features (B, d) computed before pass through."""
+        return images if images.dim() == 2 else self.clip.image.encode(images)
+
     def logits(self, images):
-        """(B, C) logits of images (B, 3, H, W)."""
+        """(B, C) logits of images (B, 3, H, W), or of features where the image tower is frozen."""
         raise NotImplementedError
 
     def forward(self, images):
@@ -190,11 +199,20 @@ class PromptTrainer(TrainerX):
         if self.precision == "amp" and self._amp_dtype() == torch.float16:
             self.scaler = torch.amp.GradScaler(self.device.type)
         self.optim = self.build_optimizer(trainables)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.sched = self.build_scheduler(self.optim)
         self.register_model(self.model_name, self.model, self.optim, self.sched)
 
     def build_optimizer(self, trainables):
         return build_optimizer(trainables, self.cfg.OPTIM)
+
+    def build_scheduler(self, optimizer):
+        return build_lr_scheduler(optimizer, self.cfg.OPTIM)
+
+    def before_train(self):
+        every = self.cfg.DATASET.ON_BAD_IMAGE == "error"  # features are kept image by image: none is left out
+        if self.model.image_key and self.cfg.TRAIN.CACHE_FEATURES and every and deterministic(self.cfg):
+            train_on_features(self)
+        super().before_train()
 
     def _amp_dtype(self):
         if self.device.type != "cuda" or torch.cuda.is_bf16_supported():
@@ -229,6 +247,49 @@ class PromptTrainer(TrainerX):
             "llm": self.cfg.MODEL.LLM if self.needs_llm else None,
             "trainable_parameters": sum(p.numel() for _, p in self.model.named_trainables()),
         }
+
+
+class FitTrainer(PromptTrainer):
+    """Base of methods that are fitted to features of the training images: one pass, no gradient through CLIP.
+
+    `fit(train, val)` of the learner gets ((V, N, d) unit features, (N,) labels) of V views, and val's
+    ((M, d), (M,)) or None without a val part.
+    """
+
+    class_agnostic = False
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.max_epoch = 1
+
+    def build_optimizer(self, trainables):
+        return None
+
+    def build_scheduler(self, optimizer):
+        return None
+
+    def before_train(self):
+        TrainerX.before_train(self)
+
+    def views(self):
+        """How many random views of each image the fit sees."""
+        return 1
+
+    def run_epoch(self):
+        start, dataset = time.time(), self.dm.dataset
+        views = 1 if deterministic(self.cfg) else self.views()
+        transform, plain = build_transform(self.cfg, is_train=True), build_transform(self.cfg, is_train=False)
+        found = [unit(features_of(self, dataset.train_x, transform, is_train=True, epoch=v)) for v in range(views)]
+        train, val = (torch.stack(found), labels_of(dataset.train_x)), None
+        if dataset.val:
+            val = unit(features_of(self, dataset.val, plain)), labels_of(dataset.val)
+        self.model.fit(*(None if part is None else tuple(x.to(self.device) for x in part) for part in (train, val)))
+        self.train_seconds += time.time() - start
+
+
+def labels_of(items):
+    """(N,) int64."""
+    return torch.tensor([item.label for item in items])
 
 
 def methods():

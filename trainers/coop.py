@@ -16,6 +16,8 @@ from .base import Learner, PromptTrainer, init_context
 class CoOpLearner(Learner):
     """ctx, and the text features it gives."""
 
+    image_key = "plain"
+
     def __init__(self, cfg, clip, classnames, context=None):
         super().__init__(cfg, clip, classnames, context)
         text, rest = clip.text, ""
@@ -42,7 +44,7 @@ class CoOpLearner(Learner):
         return self.clip.text.encode(self.prompts())
 
     def logits(self, images):
-        return self.score(self.clip.image.encode(images), self.text_features())
+        return self.score(self.image_features(images), self.text_features())
 
 
 @TRAINER_REGISTRY.register()

@@ -13,6 +13,8 @@ from .base import Learner, PromptTrainer, unit
 class ZeroshotLearner(Learner):
     """Text features (C, d) of one template, computed once."""
 
+    image_key = "plain"
+
     def __init__(self, cfg, clip, classnames, context=None):
         super().__init__(cfg, clip, classnames, context)
         self.register_buffer("text_features", self.class_features(), persistent=False)
@@ -23,7 +25,7 @@ class ZeroshotLearner(Learner):
             return unit(self.clip.text.encode_strings([self.cfg.TEMPLATE.format(n) for n in self.names]))
 
     def logits(self, images):
-        return self.score(self.clip.image.encode(images), self.text_features)
+        return self.score(self.image_features(images), self.text_features)
 
 
 @TRAINER_REGISTRY.register()

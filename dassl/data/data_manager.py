@@ -165,8 +165,12 @@ def build_data_loader(
     tfm=None,
     is_train=True,
     dataset_wrapper=None,
+    drop_last=None,
 ):
-    """A loader over Datum lists; drops the last short batch only in training and only if there is a full one."""
+    """A loader over Datum lists; drops the last short batch only in training and only if there is a full one.
+
+    drop_last: None for that rule, or a bool.
+    """
     sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
     wrapper = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
     workers = cfg.DATALOADER.NUM_WORKERS
@@ -176,7 +180,7 @@ def build_data_loader(
         sampler=EpochSampler(sampler) if is_train and dataset_wrapper is None else sampler,
         num_workers=workers,
         persistent_workers=workers > 0 and is_train,
-        drop_last=is_train and len(data_source) >= batch_size,
+        drop_last=is_train and len(data_source) >= batch_size if drop_last is None else drop_last,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         collate_fn=collate if tfm is not None else list,
         generator=torch.Generator().manual_seed(max(cfg.SEED, 0)),
