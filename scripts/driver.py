@@ -3,6 +3,7 @@
 
     python scripts/driver.py PROTOCOL METHOD [DATASET] [SEED ...]      (scripts/<method>/<protocol>.sh calls this)
 
+METHOD "all" compares every method (scripts/compare.sh).
 No data set: the demo. Environment: DATA OUTPUT SHOTS CFG BACKBONE WEIGHTS LLM EPOCHS METHODS HPARAMS FORCE THREADS
 PLUGIN OPTS, and TARGETS for cross_dataset. Finished runs are not repeated (FORCE=1 does). Exit code 1: a run failed.
 """
@@ -46,13 +47,14 @@ def main(argv=None):
     table = tables.build(request, jobs)
     if not table["rows"]:
         raise UserError("nothing finished, so there is no table; the reasons stand above")
-    tables.save(table, folder)
+    stem = "compare" if args.method == "all" else "table"
+    tables.save(table, folder, stem)
     print("\n" + tables.terminal(table))
     if request.protocol == "few_shot":
         from scripts.lib.plot import few_shot_curves
 
         few_shot_curves(table, folder / "curves.png")
-    print(f"\nWritten: {folder / 'table.md'} (also .json, .csv, .tex); runs and logs are beside it")
+    print(f"\nWritten: {folder / f'{stem}.md'} (also .json, .csv, .tex); runs and logs are beside it")
     return 1 if failed else 0
 
 

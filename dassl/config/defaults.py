@@ -14,6 +14,7 @@ _C.THREADS = 0  # ours: CPU threads, fixed per run; 0 leaves torch's
 _C.RUN = CN()  # ours: recorded in results.json
 _C.RUN.PROTOCOL = ""
 _C.RUN.HPARAMS = "custom"  # official, common, custom
+_C.RUN.TUNED = False  # official values that the method's authors tuned for this very data set
 
 _C.INPUT = CN()
 _C.INPUT.SIZE = (224, 224)

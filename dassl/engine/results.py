@@ -84,6 +84,7 @@ def record(trainer, split, report, cost, facts):
         "backbone": facts.pop("backbone", cfg.MODEL.BACKBONE.NAME),
         "llm": facts.pop("llm", None),
         "hparams": cfg.RUN.HPARAMS,
+        "tuned": cfg.RUN.TUNED,
         "source_note": getattr(trainer.dm.dataset, "source_note", ""),
         **report,
         "cost": {**cost, "trainable_parameters": facts.pop("trainable_parameters", None)},

@@ -7,6 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
+import yaml
+
 from dassl.utils.errors import ConfigError, MissingFile
 from dassl.utils.paths import REPO
 
@@ -21,10 +23,7 @@ def load_plugins(plugins):
         if path.suffix == ".py":
             if not path.is_file():
                 raise MissingFile(f"no plugin file {path.absolute()}")
-            spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module
-            spec.loader.exec_module(module)
+            module = _load_file(path)
         else:
             try:
                 module = importlib.import_module(str(plugin))
@@ -32,6 +31,22 @@ def load_plugins(plugins):
                 raise MissingFile(f"plugin {plugin}: {error}; give a file name ending in .py, or a module") from None
         loaded.append(module)
     return loaded
+
+
+def _load_file(path):
+    """The module of a plugin file; loaded once a process, as it registers what it holds."""
+    spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
+    known = sys.modules.get(spec.name)
+    if known is not None and Path(known.__file__).samefile(path):
+        return known
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module
 
 
 def base_config(plugins=()):
@@ -88,6 +103,21 @@ def method_files(method, protocol, backbone, hparams, wanted="", shots=-1):
     return [shared / "common.yaml"], "common", "common"
 
 
+def tuned(method, protocol, dataset):
+    """{dotted key: value} its authors tuned for this data set: the method's tuned.yaml, protocol -> set -> keys."""
+    path = CONFIGS / "trainers" / method / "tuned.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content.get(protocol, {}).get(dataset, {})
+
+
+def every_method():
+    """All registered methods for a comparison: untrained ones first, ours last."""
+    import trainers
+
+    found = trainers.methods()
+    return sorted(found, key=lambda n: (n == "CILMP", found[n].trains, n.lower()))
+
+
 class Request:
     """What the environment asks for: DATA OUTPUT SHOTS CFG BACKBONE LLM EPOCHS METHODS HPARAMS FORCE THREADS ..."""
 
@@ -103,8 +133,8 @@ class Request:
         self.backbone = get("BACKBONE", "demo" if demo else "ViT-B/16")
         self.weights = get("WEIGHTS")
         self.llm = get("LLM", "smollm2-135m" if demo else "meta-llama/Meta-Llama-3-8B")
-        default = "ZeroshotCLIP CoOp CILMP" if method == "CILMP" else " ".join(dict.fromkeys(["ZeroshotCLIP", method]))
-        self.methods = list(dict.fromkeys(get("METHODS", default).split()))
+        self.plugins, self.opts = paths(get("PLUGIN")), words(get("OPTS"))
+        self.methods = list(dict.fromkeys(get("METHODS").split() or self._compared_with(method)))
         self.shots = self._shots(get("SHOTS"), demo)
         self.hparams = get("HPARAMS", "official")
         if self.hparams not in ("official", "common"):
@@ -112,8 +142,14 @@ class Request:
         self.cfg, self.epochs = get("CFG"), self._number(get("EPOCHS"), "EPOCHS")
         self.threads = self._number(get("THREADS"), "THREADS")
         self.force = get("FORCE") not in ("", "0")
-        self.plugins, self.opts = paths(get("PLUGIN")), words(get("OPTS"))
         self.targets = [canonical(t) for t in get("TARGETS").split()]
+
+    def _compared_with(self, method):
+        """Whom a method meets in its table; "all": every method, the plugins' too."""
+        if method == "all":
+            base_config(self.plugins)
+            return every_method()
+        return ["ZeroshotCLIP", "CoOp", "CILMP"] if method == "CILMP" else ["ZeroshotCLIP", method]
 
     @staticmethod
     def _seeds(words):
@@ -150,6 +186,9 @@ class Request:
         dataset_file = CONFIGS / "datasets" / f"{self.dataset}.yaml"
         if dataset_file.is_file():
             merge_from_file(cfg, dataset_file)
+        if kind == "official" and (values := tuned(method, self.protocol, self.dataset)):
+            cfg.RUN.TUNED = True
+            merge_from_list(cfg, [x for pair in values.items() for x in pair], f"{method}/tuned.yaml")
         cfg.TRAINER.NAME, cfg.SEED, cfg.THREADS = method, seed, self.threads or cfg.THREADS
         cfg.DATASET.NAME, cfg.DATASET.ROOT = self.dataset, self.root
         cfg.DATASET.NUM_SHOTS, cfg.DATASET.SUBSAMPLE_CLASSES = shots, subset

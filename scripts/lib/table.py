@@ -11,6 +11,15 @@ from dassl.utils.io import write_json, write_text
 
 METRICS = ("accuracy", "macro_f1")
 TITLES = {"accuracy": "acc", "macro_f1": "F1"}
+COSTS = {
+    "learned": lambda row: f"{row['trainable_parameters'] or 0:,}",
+    "s/step": lambda row: _median(row["seconds_per_step"], "{:.3f}"),
+    "peak MiB": lambda row: _median(row["peak_memory_mib"], "{:.0f}"),
+}
+
+
+def _median(values, form):
+    return form.format(statistics.median(values)) if values else "-"
 
 
 def harmonic(a, b):
@@ -53,6 +62,7 @@ def rows_of(jobs):
             "method": job.method, "label": job.label or job.method, "shots": job.shots, "configuration": job.key,
             "parts": {},
             "trainable_parameters": r["cost"]["trainable_parameters"], "hparams": r["hparams"],
+            "tuned": r.get("tuned", False),
             "seconds_per_step": [], "peak_memory_mib": [], "dropout_mode": r.get("dropout_mode"),
         })  # fmt: skip
         part = row["parts"].setdefault(job.part, {m: {} for m in METRICS})
@@ -114,12 +124,12 @@ def build(request, jobs):
     if request.protocol == "cross_dataset":
         columns = list(dict.fromkeys(j.part for j in jobs))
     header = ["method"] + (["shots"] if request.protocol == "few_shot" else [])
-    header += [f"{c} {TITLES[m]}" for m in METRICS for c in map(_short, columns)]
+    header += [f"{c} {TITLES[m]}" for m in METRICS for c in map(_short, columns)] + list(COSTS)
     cells = [_cells(request, d, columns) for d in data]
     best = _ranks(data, columns)
     title = f"{request.protocol} on {request.dataset}, {request.backbone}"
     return {"title": title, "notes": _notes(request, results, jobs), "header": header, "rows": cells, "best": best,
-            "data": data, "fixed": len(header) - len(columns) * len(METRICS)}  # fmt: skip
+            "data": data, "fixed": len(header) - len(columns) * len(METRICS) - len(COSTS)}  # fmt: skip
 
 
 def _columns(request):
@@ -131,13 +141,14 @@ def _short(part):
 
 
 def _cells(request, row, columns):
-    first = [row["label"]] + ([str(row["shots"])] if request.protocol == "few_shot" else [])
+    first = [row["label"] + ("*" if row["tuned"] else "")]
+    first += [str(row["shots"])] if request.protocol == "few_shot" else []
     cells = []
     for metric in METRICS:
         for c in columns:
             mean, deviation = row["figures"][metric].get(c, (None, None))
             cells.append("-" if mean is None else with_deviation(mean, deviation, row["figures"][metric]["seeds"]))
-    return first + cells
+    return first + cells + [cost(row) for cost in COSTS.values()]
 
 
 def with_deviation(mean, deviation, seeds):
@@ -176,6 +187,9 @@ def _notes(request, results, jobs):
     notes += [f"LLM: {', '.join(llms)}."] if llms else []
     hparams = sorted({r["hparams"] for _, r in results})
     notes.append(f"Hyper-parameters: {', '.join(hparams)}.")
+    if any(r.get("tuned") for _, r in results):
+        notes.append("*: tuned by its authors for this very data set; HPARAMS=common gives all methods one set.")
+    notes.append("learned: trained numbers; s/step and peak MiB (of the whole process): medians over seeds, training.")
     notes += sorted({f"{j.method}: not run here - {j.why_not}." for j in jobs if j.why_not})
     per_row = {}
     for job, (_, r) in zip([j for j in jobs if not j.why_not and j.finished], results):

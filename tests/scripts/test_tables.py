@@ -39,7 +39,9 @@ def base2new(tmp_path, **more):
 def test_base_new_and_h_by_hand(tmp_path):
     """A: base 70 ± 10, new 30 ± 10, H of the means 42; the seeds' own H are 48 and 32."""
     table = tables.build(request(), base2new(tmp_path))
-    assert table["header"] == ["method", "base acc", "new acc", "H acc", "base F1", "new F1", "H F1"]
+    assert table["header"] == ["method", "base acc", "new acc", "H acc", "base F1", "new F1", "H F1",
+                               "learned", "s/step", "peak MiB"]  # fmt: skip
+    assert table["rows"][0][-3:] == ["5", "0.100", "1"]
     assert table["rows"][0][:4] == ["A", "70.0 ± 10.0", "30.0 ± 10.0", "42.0 ± 8.0"]
     assert table["rows"][1][:4] == ["B", "50.0 ± 0.0", "50.0 ± 0.0", "50.0 ± 0.0"]
     figures = table["data"][0]["figures"]["accuracy"]
@@ -67,6 +69,15 @@ def test_runs_on_different_splits_are_refused(tmp_path):
     jobs = [job(tmp_path, "A", 1, "train_base", 50), job(tmp_path, "B", 1, "train_base", 50, split="other")]
     with pytest.raises(UserError, match="not run on the same split"):
         tables.build(request(), jobs)
+
+
+def test_values_tuned_for_the_very_data_set_are_marked(tmp_path):
+    tuned = [job(tmp_path / "b", "C", 1, part, 50, tuned=True) for part in ("train_base", "test_new")]
+    jobs = [*base2new(tmp_path / "a"), *tuned]
+    table = tables.build(request(), jobs)
+    assert [row[0] for row in table["rows"]] == ["A", "B", "C*"]
+    assert "*: tuned by its authors for this very data set" in " ".join(table["notes"])
+    assert "*:" not in " ".join(tables.build(request(), jobs[:-2])["notes"])
 
 
 def test_unfinished_and_undefined_runs_are_named(tmp_path):
