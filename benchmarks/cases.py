@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from backbones.factory import build, wrap
 from backbones.registry import OPENAI_MEAN, OPENAI_STD
 from backbones.tokens import clip_bpe
+from dassl.engine import TRAINER_REGISTRY
 from tests.oracle.plain_image import plain_image
 from tests.oracle.plain_text import Slot, plain_text
 from trainers.cilmp import CILMP, CILMPLearner
@@ -69,6 +70,50 @@ class Step:
 
     def image(self):
         return self._run(self.image_forward)
+
+
+    def plain_bytes(self):
+        """Estimated peak of the plain form, from its largest saved tensors (float32)."""
+        layers = 12 if self.train else 1
+        return 4 * layers * self.B * self.C * 77 * 512 * 18
+
+
+class ContextStep(Step):
+    """A method with context vectors at the input. part: text (context to text features) or step (images to logits).
+
+    method: name of a registered trainer whose learner has `ctx` and `prompts`; CoCoOp's context depends on the image.
+    """
+
+    def __init__(self, method, part, train, C, B=1, device="cpu"):
+        super().__init__(device, train)
+        from yacs.config import CfgNode
+
+        trainer = TRAINER_REGISTRY.get(method)
+        self.part, self.B, self.C = part, B, C
+        torch.manual_seed(1)
+        cfg = CfgNode({**trainer.defaults, "CTX_INIT": "a photo of a"})
+        self.learner = trainer.learner(cfg, self.clip, names(C)).to(device)
+        self.learner.train(train)
+        self.images = torch.randn(B, 3, 224, 224, device=device)
+        self.ids = self.clip.text.tokenizer([f"{n}." for n in names(C)], context_length=77).to(device)
+
+    def fast_forward(self):
+        return self.learner.text_features() if self.part == "text" else self.learner(self.images)
+
+    def image_forward(self):
+        return self.clip.image.encode(self.images).requires_grad_(self.train)  # frozen: no backward through it
+
+    def plain_forward(self):
+        if self.part == "text":
+            return plain_text(self.model, self.ids, [Slot([self.learner.ctx[None, None]], 1)])[0]
+        with torch.no_grad():
+            v = F.normalize(self.model.encode_image(self.images), dim=-1)
+        text = plain_text(self.model, self.ids, [Slot([self.plain_context(v)], 1)])
+        return self.model.logit_scale.exp() * torch.einsum("bd,bcd->bc", v, F.normalize(text, dim=-1))
+
+    def plain_context(self, v):
+        """CoCoOp: ctx + pi_b (B, 1, M, d_t), of unit features v."""
+        return (self.learner.ctx + self.learner.meta_net(v)[:, None])[:, None]
 
 
 class CILMPStep(Step):
@@ -127,12 +172,12 @@ class CILMPStep(Step):
         return F.dropout(e, self.learner.cfg.DROPOUT, training=self.train)
 
     def plain_bytes(self):
-        """Estimated peak of the plain form, from its largest saved tensors (float32)."""
         pairs = self.B * self.C
         per_layer = pairs * (L * D * 3 + 77 * 512 * 18) if self.train else 0
         return 4 * (12 * per_layer + pairs * (L * D * 4 + 77 * 512 * 12))
 
 
+COCOOP = {"method": "CoCoOp", "part": "step"}
 CASES = {
     "cilmp/text/train/b4c8": ("cilmp", CILMPStep, {"part": "text", "train": True, "B": 4, "C": 8}),
     "cilmp/text/eval/b4c8": ("cilmp", CILMPStep, {"part": "text", "train": False, "B": 4, "C": 8}),
@@ -141,7 +186,24 @@ CASES = {
     "cilmp/text/train/b64c8": ("cilmp", CILMPStep, {"part": "text", "train": True, "B": 64, "C": 8}),
     "cilmp/step/train/b8c200": ("cilmp", CILMPStep, {"part": "step", "train": True, "B": 8, "C": 200}),
     "cilmp/step/eval/b32c1000": ("cilmp", CILMPStep, {"part": "step", "train": False, "B": 32, "C": 1000}),
+    "cocoop/step/train/b2c8": ("cocoop", ContextStep, COCOOP | {"train": True, "B": 2, "C": 8}),
+    "cocoop/step/eval/b4c8": ("cocoop", ContextStep, COCOOP | {"train": False, "B": 4, "C": 8}),
 }
+for _method in ("CoOp", "KgCoOp", "ProGrad"):
+    for _C in (8, 100):
+        _sizes = {"method": _method, "part": "text", "train": True, "C": _C}
+        CASES[f"{_method.lower()}/text/train/c{_C}"] = ("methods", ContextStep, _sizes)
+# one axis at a time around B = 4, C = 8, L = 32; then the grid of evaluation as it grows
+AXES = {"B": (1, 2, 4, 8, 16, 32), "C": (2, 4, 8, 16, 32, 64), "rows": (8, 16, 32, 56)}
+GRID = ((4, 125), (4, 250), (4, 500), (4, 1000))
+for _axis, _values in AXES.items():
+    for _n in _values:
+        _at = {"B": 4, "C": 8, "rows": L} | {_axis: _n}
+        for _train in (True, False):
+            _name = f"scaling/{'train' if _train else 'eval'}/b{_at['B']}c{_at['C']}l{_at['rows']}"
+            CASES[_name] = ("scaling", CILMPStep, {"part": "text", "train": _train, **_at})
+for _B, _C in GRID:
+    CASES[f"scaling/eval/b{_B}c{_C}l{L}"] = ("scaling", CILMPStep, {"part": "text", "train": False, "B": _B, "C": _C})
 
 
 def equality(step):
@@ -156,4 +218,4 @@ def equality(step):
     return difference
 
 
-__all__ = ["CASES", "CILMPStep", "Step", "equality", "names", "towers"]
+__all__ = ["CASES", "CILMPStep", "ContextStep", "Step", "equality", "names", "towers"]

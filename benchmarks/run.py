@@ -35,6 +35,7 @@ def parser():
     p.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--json", metavar="FILE")
+    p.add_argument("--picture", metavar="FILE", default="scaling.png", help="where suite scaling draws its picture")
     p.add_argument("--memory", choices=["fast", "plain", "image"], help=argparse.SUPPRESS)
     return p
 
@@ -112,12 +113,14 @@ def measure(case, device, rounds):
     suite, kind, sizes = CASES[case]
     step = kind(device=device, **sizes)
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if suite == "scaling" and sizes["B"] * sizes["C"] > 128:
+        ram = 0  # the plain form would only take long
     limit = 0.6 * (torch.cuda.get_device_properties(0).total_memory if device == "cuda" else ram)
     plain = step.plain_bytes() < limit
     forms = {"fast": step.fast} | ({"plain": step.plain} if plain else {})
     if sizes.get("part") == "step":
         forms["image"] = step.image
-    heavy = sizes["B"] * sizes["C"] > 1000
+    heavy = sizes.get("B", 1) * sizes["C"] > 1000
     taken = seconds(forms, device, 1 if heavy else rounds)
     difference = equality(step) if plain else None
     share = flops(step) / matmul_rate(device) / taken["fast"]
@@ -127,9 +130,14 @@ def measure(case, device, rounds):
         "suite": suite, "case": case, "fast_seconds": taken["fast"], "plain_seconds": taken.get("plain"),
         "image_seconds": taken.get("image"), "speedup": taken["plain"] / taken["fast"] if plain else None,
         "fast_mib": fast_mib, "plain_mib": plain_mib, "memory_ratio": plain_mib / fast_mib if plain_mib else None,
-        "max_abs_diff": difference, "dropout_mode": sizes.get("dropout_mode", "hidden") if sizes["train"] else None,
+        "max_abs_diff": difference, "dropout_mode": dropout_mode(case, sizes),
         "limit_share": share,
     }  # fmt: skip
+
+
+def dropout_mode(case, sizes):
+    """Only CILMP drops anything, and only in training."""
+    return sizes.get("dropout_mode", "hidden") if case.startswith("cilmp") and sizes["train"] else None
 
 
 def main(argv=None):
@@ -145,9 +153,45 @@ def main(argv=None):
         rows.append(measure(case, args.device, args.rounds))
         print(json.dumps(rows[-1]), flush=True)
     show(rows, args.device)
+    if args.suite == "scaling":
+        print(f"\nPicture: {scaling_picture(rows, args.picture)}")
     if args.json:
         write_json(rows, args.json)
     return 0
+
+
+def scaling_picture(rows, path):
+    """Seconds and MiB of the text branch against B, C and L, one axis at a time; fast and plain."""
+    import re
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = {r["case"]: r for r in rows}
+    middle = {"B": 4, "C": 8, "rows": 32}
+    figure, panels = plt.subplots(2, 3, figsize=(11, 6))
+    for column, (axis, title) in enumerate((("B", "images B"), ("C", "classes C"), ("rows", "LLM rows L"))):
+        for name, row in found.items():
+            mode, *sizes = re.match(r"scaling/(\w+)/b(\d+)c(\d+)l(\d+)", name).groups()
+            at = dict(zip(("B", "C", "rows"), map(int, sizes)))
+            row["at"] = at[axis] if all(at[k] == middle[k] for k in at if k != axis) and at["C"] <= 64 else None
+            row["mode"] = mode
+        for mode, form, style in (("train", "fast", "o-"), ("train", "plain", "o--"), ("eval", "fast", "s-"),
+                                  ("eval", "plain", "s--")):  # fmt: skip
+            for line, unit in enumerate(("seconds", "mib")):
+                points = sorted((r["at"], r[f"{form}_{unit}"]) for r in rows
+                                if r["at"] and r["mode"] == mode and r[f"{form}_{unit}"])  # fmt: skip
+                panels[line][column].plot(*zip(*points), style, label=f"{mode}, {form}", markersize=4)
+                panels[line][column].set(xlabel=title, ylabel=("seconds", "MiB")[line], xscale="log", yscale="log")
+    for row in rows:
+        del row["at"], row["mode"]
+    panels[0][0].legend(fontsize=7)
+    figure.suptitle("CILMP text branch, ViT-B/16 width, D = 4096, rank 8", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    return path
 
 
 def show(rows, device):

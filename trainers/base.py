@@ -188,6 +188,8 @@ class PromptTrainer(TrainerX):
             precision="fp16" if half else "fp32",
             device=self.device,
         )
+        if cfg.TRAIN.COMPILE:
+            self.clip.compile_blocks()
         classnames = self.dm.dataset.classnames
         self.model = self.learner(self.node, self.clip, classnames, Context(cfg, self.dm.dataset, self.device))
         self.model.to(self.device)

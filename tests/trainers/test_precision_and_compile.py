@@ -1,0 +1,43 @@
+"""TRAIN.COMPILE equals eager; amp's loss curve stays with fp32's; weights stay fp32."""
+
+import re
+import shutil
+
+import pytest
+import torch
+
+from tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
+
+AUGMENTED = {"INPUT.TRANSFORMS": ["random_flip", "normalize"], "OPTIM.LR": 0.002}
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on CPU needs a C++ compiler")
+@pytest.mark.parametrize("method", ["CoOp", "CILMP"])
+def test_compiled_blocks_train_as_eager_ones(tmp_path, method):
+    _, eager = run(config(tmp_path / "a", method, **AUGMENTED))
+    trainer, compiled = run(config(tmp_path / "b", method, **AUGMENTED, **{"TRAIN.COMPILE": True}))
+    assert all(hasattr(b.finish, "__wrapped__") for b in trainer.clip.image.blocks)
+    for name, value in eager.items():
+        assert (value - compiled[name]).abs().max() < 1e-5, name
+
+
+def losses(folder):
+    """Mean loss of each epoch, from the log lines a run prints."""
+    found = re.findall(r"epoch \[(\d+)/\d+\] .*? loss [\d.]+ \(([\d.]+)\)", folder)
+    return [float(value) for _, value in sorted({int(e): v for e, v in found}.items())]
+
+
+@pytest.mark.parametrize("method", ["CoOp", "CILMP"])
+def test_amp_curve_stays_with_fp32(tmp_path, method, capsys):
+    curves = {}
+    for precision in ("fp32", "amp"):
+        key = f"TRAINER.{method.upper()}.PREC"
+        options = AUGMENTED | {"OPTIM.MAX_EPOCH": 6, "DATASET.NUM_SHOTS": 4, key: precision}
+        options["DATALOADER.TRAIN_X.BATCH_SIZE"] = 16
+        trainer, _ = run(config(tmp_path / precision, method, **options))
+        curves[precision] = losses(capsys.readouterr().out)
+        assert all(p.dtype == torch.float32 for _, p in trainer.model.named_trainables())
+    assert len(curves["fp32"]) == len(curves["amp"]) == 6
+    assert curves["fp32"][-1] < curves["fp32"][0]
+    for full, mixed in zip(curves["fp32"], curves["amp"]):
+        assert abs(full - mixed) < 0.05 * full
