@@ -2,7 +2,7 @@
 
 from yacs.config import CfgNode
 
-from . import cilmp, coop, zsclip  # noqa: F401
+from . import cilmp, cocoop, coop, kgcoop, prograd, zsclip  # noqa: F401
 from .base import Context, Learner, PromptTrainer, methods
 
 

@@ -26,14 +26,13 @@ class CoOpLearner(Learner):
             ctx, rest = init_context(text, cfg.CTX_INIT, n_ctx)
         else:
             n_ctx = cfg.N_CTX
-            shape = (len(classnames), n_ctx) if cfg.CSC else (n_ctx,)
+            shape = (len(classnames), n_ctx) if cfg.get("CSC", False) else (n_ctx,)
             ctx = torch.empty(*shape, text.width).normal_(std=0.02)
         self.ctx = nn.Parameter(ctx)
         self.class_bound = ("ctx",) if ctx.dim() == 3 else ()
         tails = [f"{rest}{n}." for n in self.names]
-        self.frame = text.frame(
-            tails, [n_ctx], place=cfg.CLASS_TOKEN_POSITION, names=self.names, labels=self.classnames
-        )
+        place = cfg.get("CLASS_TOKEN_POSITION", "end")
+        self.frame = text.frame(tails, [n_ctx], place=place, names=self.names, labels=self.classnames)
 
     def prompts(self):
         ctx = per_class(self.ctx) if self.ctx.dim() == 3 else shared(self.ctx)

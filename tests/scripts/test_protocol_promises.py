@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+import datasets
 from dassl.utils.errors import ConfigError, MissingFile
 from dassl.utils.paths import REPO
 from scripts import report, sweep
 from scripts.lib.run import Ticker
-from scripts.lib.settings import Request, method_files
+from scripts.lib.settings import Request, base_config, method_files
 
 VARIABLES = ("DATA", "SHOTS", "METHODS", "CILMP_CACHE", "OPTS", "EPOCHS", "FORCE", "PLUGIN", "BACKBONE", "LLM", "CFG")
 
@@ -153,3 +155,22 @@ def test_files_of_a_method(method, protocol, backbone, shots, files, kind):
     assert [p.stem for p in paths] == files and hparams == kind
     paths, name, hparams = method_files(method, protocol, backbone, "common", shots=shots)
     assert [p.stem for p in paths] == ["common"] and (name, hparams) == ("common", "common")
+
+
+def test_tuned_values_are_read_for_their_data_set_and_protocol_alone():
+    base = base_config()
+    for dataset, protocol, wanted in (("BUSI", "few_shot", 10.0), ("BUSI", "base2new", 8.0), ("ISIC", "few_shot", 8.0)):
+        cfg, _ = Request(protocol, "KgCoOp", dataset, [1], {}).config(base, "KgCoOp", 16, 1, "all")
+        assert wanted == cfg.TRAINER.KGCOOP.W and (wanted == 10.0) == cfg.RUN.TUNED
+    common, _ = Request("few_shot", "KgCoOp", "BUSI", [1], {"HPARAMS": "common"}).config(base, "KgCoOp", 16, 1, "all")
+    assert common.TRAINER.KGCOOP.W == 8.0 and not common.RUN.TUNED
+
+
+def test_every_tuned_value_names_a_data_set_and_a_key():
+    base = base_config()
+    for path in (REPO / "configs" / "trainers").glob("*/tuned.yaml"):
+        for protocol, sets in yaml.safe_load(path.read_text()).items():
+            for dataset in sets:
+                assert dataset in datasets.TABLE, f"{path}: {dataset}"
+                request = Request(protocol, path.parent.name, dataset, [1], {})
+                assert request.config(base, path.parent.name, 16, 1, "all")[0].RUN.TUNED
