@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from dassl.utils.errors import ConfigError
 from tests.trainers import plain_methods as plain
-from tests.trainers.tessentencescontexsentencesmethods import away
-from tests.trainers.tessentencesfeatures import config, own_cache, run  # noqa: F401 - a fixture
+from tests.trainers.test_context_methods import away
+from tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
 from trainers.ivlp import IVLP
 from trainers.maple import MaPLe
 from trainers.promptsrc import PromptSRC
@@ -19,13 +19,13 @@ FAMILIES = ["openai", "bert", "siglip"]
 BOTH = {"N_CTX_TEXT": 3, "N_CTX_VISION": 2, "CTX_INIT": "", "PROMPT_DEPTH_TEXT": 3, "PROMPT_DEPTH_VISION": 2}
 
 
-def texsentenceslevels(ctx):
+def text_levels(ctx):
     return [level[None, None] for level in ctx]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("depth", [1, 3])
-def tessentencesvpsentencesequals_the_plain_form(family, depth):
+def test_vpt_equals_the_plain_form(family, depth):
     ours, (x, y) = away(plain.learner(VPT, family, PROMPT_DEPTH_VISION=depth)), plain.batch(family)
     p = plain.leaf(ours.visual.ctx)
     wanted = F.cross_entropy(plain.logits(family, plain.image(family, x, list(p)), plain.template(family)), y)
@@ -34,46 +34,46 @@ def tessentencesvpsentencesequals_the_plain_form(family, depth):
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "resnet"])
-def tessentencesvpsentenceswithousentencesprompts_is_zero_shot(family):
+def test_vpt_without_prompts_is_zero_shot(family):
     x, _ = plain.batch(family)
     ours, zero = plain.learner(VPT, family, N_CTX_VISION=0), plain.learner(ZeroshotCLIP, family)
     assert (ours(x) - zero(x)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def tessentencesivlp_equals_the_plain_form(family):
+def test_ivlp_equals_the_plain_form(family):
     ours, (x, y) = away(plain.learner(IVLP, family, **BOTH)), plain.batch(family)
     ctx, p = plain.leaf(ours.text.ctx), plain.leaf(ours.visual.ctx)
-    t = plain.text(family, texsentenceslevels(ctx))[0]
+    t = plain.text(family, text_levels(ctx))[0]
     wanted = F.cross_entropy(plain.logits(family, plain.image(family, x, list(p)), t), y)
     plain.check_gradients(ours.loss(x, y)[0], [ours.text.ctx, ours.visual.ctx], wanted, [ctx, p])
-    assert plain.count(ours) == 3 * 3 * ours.clip.texsentenceswidth + 2 * 2 * ours.clip.vision_width
+    assert plain.count(ours) == 3 * 3 * ours.clip.text_width + 2 * 2 * ours.clip.vision_width
 
 
-def tessentencescounts_asentencesfull_size_as_published():
+def test_counts_at_full_size_as_published():
     """2 + 2 tokens at depth 12: 30,720; 4 + 4 at depth 9: 46,080; MaPLe, 2 tokens at depth 9: 3,555,072."""
     d_t, d_v = 512, 768
     assert 12 * 2 * d_t + 12 * 2 * d_v == 30_720 and 9 * 4 * (d_t + d_v) == 46_080
     assert 9 * (2 * d_t + d_t * d_v + d_v) == 3_555_072
     ours = plain.learner(MaPLe, N_CTX=2, PROMPT_DEPTH=2)
-    d_t, d_v = ours.clip.texsentenceswidth, ours.clip.vision_width
+    d_t, d_v = ours.clip.text_width, ours.clip.vision_width
     assert plain.count(ours) == 2 * (2 * d_t + d_t * d_v + d_v)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def tessentencesmaple_equals_the_plain_form(family):
+def test_maple_equals_the_plain_form(family):
     ours, (x, y) = away(plain.learner(MaPLe, family, PROMPT_DEPTH=3, N_CTX=2, CTX_INIT="")), plain.batch(family)
     ctx = plain.leaf(ours.text.ctx)
     weights = [plain.leaf(f.weight) for f in ours.couple]
     biases = [plain.leaf(f.bias) for f in ours.couple]
     visual = [p @ w.T + b for p, w, b in zip(ctx, weights, biases)]
-    t = plain.text(family, texsentenceslevels(ctx))[0]
+    t = plain.text(family, text_levels(ctx))[0]
     wanted = F.cross_entropy(plain.logits(family, plain.image(family, x, visual), t), y)
     mine = [ours.text.ctx, *(f.weight for f in ours.couple), *(f.bias for f in ours.couple)]
     plain.check_gradients(ours.loss(x, y)[0], mine, wanted, [ctx, *weights, *biases])
 
 
-def tessentencesmaples_visual_prompts_are_a_function_of_its_texsentencesprompts():
+def test_maples_visual_prompts_are_a_function_of_its_text_prompts():
     ours = plain.learner(MaPLe, PROMPT_DEPTH=3)
     before = [p.detach().clone() for p in ours.visual_prompts()]
     with torch.no_grad():
@@ -84,22 +84,22 @@ def tessentencesmaples_visual_prompts_are_a_function_of_its_texsentencesprompts(
     assert torch.equal(second, third) and not torch.equal(first, second)
 
 
-def tessentencesmaple_on_a_resnesentencesis_one_line():
+def test_maple_on_a_resnet_is_one_line():
     with pytest.raises(ConfigError, match="needs a ViT"):
         plain.learner(MaPLe, "resnet")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def tessentencespromptsrc_equals_the_plain_form(family):
+def test_promptsrc_equals_the_plain_form(family):
     ours, (x, y) = away(plain.learner(PromptSRC, family, **BOTH)), plain.batch(family)
     ctx, p = plain.leaf(ours.text.ctx), plain.leaf(ours.visual.ctx)
-    t = F.normalize(plain.text(family, texsentenceslevels(ctx))[0], dim=-1)
+    t = F.normalize(plain.text(family, text_levels(ctx))[0], dim=-1)
     v = F.normalize(plain.image(family, x, list(p)), dim=-1)
     u = F.normalize(plain.image(family, x), dim=-1)
     with torch.no_grad():
         model, ids = plain.original(family), plain.tokenizer(family)
-        texts = [[s.format(n) for n in plain.NAMES] for s in PROMPTSRC]
-        raw = [model.encode_text(ids(sentences, plain.small(family).contexsentenceslength)) for sentences in texts]
+        texts = [[sentence.format(n) for n in plain.NAMES] for sentence in PROMPTSRC]
+        raw = [model.encode_text(ids(s, plain.small(family).context_length)) for s in texts]
         w = F.normalize(sum(raw) / 60, dim=-1)
     assert len(PROMPTSRC) == 60 and PROMPTSRC[0] == "a photo of a {}." and PROMPTSRC[-1] == "itap of the {}."
     z, z0 = plain.logits(family, v, t), plain.logits(family, u, w)
@@ -108,7 +108,7 @@ def tessentencespromptsrc_equals_the_plain_form(family):
     plain.check_gradients(ours.loss(x, y)[0], [ours.text.ctx, ours.visual.ctx], wanted, [ctx, p])
 
 
-def tessentencespromptsrc_unregulated_and_nosentencesaveraged_is_ivlp(tmp_path):
+def test_promptsrc_unregulated_and_not_averaged_is_ivlp(tmp_path):
     node = {"N_CTX_TEXT": 2, "N_CTX_VISION": 2}
     off = {"TEXT_LOSS_WEIGHT": 0.0, "IMAGE_LOSS_WEIGHT": 0.0, "LOGITS_LOSS_WEIGHT": 0.0, "GPA": False}
     states = {}
@@ -123,10 +123,10 @@ def tessentencespromptsrc_unregulated_and_nosentencesaveraged_is_ivlp(tmp_path):
 
 
 @pytest.mark.parametrize("method", [VPT, IVLP, MaPLe, PromptSRC])
-def tessentencescheckpoints_serve_other_classes(method):
-    state = away(plain.learner(method)).checkpoinsentencesstate()
+def test_checkpoints_serve_other_classes(method):
+    state = away(plain.learner(method)).checkpoint_state()
     other = plain.learner(method, names=["cataract", "glaucoma"])
-    other.load_checkpoinsentencesstate(state)
+    other.load_checkpoint_state(state)
     assert other(plain.batch("openai")[0]).shape == (3, 2)
-    for name, value in other.checkpoinsentencesstate().items():
+    for name, value in other.checkpoint_state().items():
         assert torch.equal(value, state[name])
