@@ -2,7 +2,7 @@
 
 from yacs.config import CfgNode
 
-from . import cilmp, cocoop, coop, ivlp, kgcoop, maple, prograd, promptsrc, vpt, zsclip  # noqa: F401
+from . import biomedcoop, biomeddpt, cilmp, cocoop, coop, ivlp, kgcoop, maple, prograd, promptsrc, vpt, zsclip  # noqa: F401
 from .base import Context, Learner, PromptTrainer, methods
 
 

@@ -27,6 +27,12 @@ def unit(x):
     return F.normalize(x, dim=-1)
 
 
+def divergence(teacher, logits):
+    """KL(softmax(teacher) || softmax(logits)), mean over all (B, C) entries: a C-th of the usual batch mean."""
+    target, own = teacher.float().log_softmax(-1), logits.float().log_softmax(-1)
+    return F.kl_div(own, target, reduction="mean", log_target=True)
+
+
 def readable(classname):
     """A class name as it is put into a prompt."""
     return classname.replace("_", " ").strip()
@@ -145,7 +151,7 @@ class PromptTrainer(TrainerX):
     Class attributes of a method:
         learner: its Learner class.
         defaults: dict of its config node TRAINER.<NAME>.
-        needs_llm: whether it reads LLM representations or answers.
+        needs_llm: whether it reads what a language model says, as llm_form: "rows" (representations) or "sentences".
         trains: False for methods without training.
         class_agnostic: whether what it learned serves other classes (base-to-new, cross-dataset).
     """
@@ -153,6 +159,7 @@ class PromptTrainer(TrainerX):
     learner = None
     defaults = {}
     needs_llm = False
+    llm_form = "rows"
     trains = True
     class_agnostic = True
     why_class_bound = ""

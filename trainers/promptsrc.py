@@ -14,14 +14,9 @@ import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY
 
 from .averaging import AveragingMixin, GaussianAverage
-from .base import PromptTrainer, unit
+from .base import PromptTrainer, divergence, unit
 from .ivlp import IVLPLearner
 from .templates import PROMPTSRC, ensemble_features
-
-
-def divergence(z0, z):
-    """KL(softmax z0 || softmax z), mean over all (B, C) entries."""
-    return F.kl_div(z.float().log_softmax(-1), z0.float().log_softmax(-1), reduction="mean", log_target=True)
 
 
 class PromptSRCLearner(IVLPLearner):

@@ -66,9 +66,12 @@ def at_the_door(request, todo):
     if built := [j for j in todo if j.method in trainers.methods()]:
         model = built[0].cfg.MODEL.BACKBONE
         backbones.load(model.NAME, weights=model.WEIGHTS or None)
-    if any(getattr(trainers.methods().get(j.method), "needs_llm", False) for j in todo):
+    for job in {j.method: j for j in built if trainers.methods()[j.method].needs_llm}.values():
         for name, info in ours.items():
-            have_knowledge(name, info, request.llm)
+            if trainers.methods()[job.method].llm_form == "rows":
+                have_knowledge(name, info, request.llm)
+            else:
+                have_sentences(name, info, job.cfg.TRAINER[job.method.upper()], request.llm)
 
 
 def _is_ours(name):
@@ -90,3 +93,17 @@ def have_knowledge(name, info, llm):
     print(f"no representations of {name} by {llm} yet: extracting them", flush=True)
     path = knowledge.extract(name, classnames, llm, questions=info.questions())
     print(f"written: {path}", flush=True)
+
+
+def have_sentences(name, info, node, llm):
+    """Sample the sentences of a data set if nobody has, saying so; those of a file must be there."""
+    import knowledge
+    from scripts.extract_knowledge import phrases
+
+    source = knowledge.PromptEnsembles(name, node.SENTENCES or llm)
+    if node.SENTENCES or source.path() is not None:
+        source.lookup(list(info.classnames), node.N_PROMPTS)
+        return
+    print(f"no sentences on {name} by {llm} yet: sampling {node.N_PROMPTS} a class", flush=True)
+    names = list(info.classnames)
+    print(f"written: {knowledge.sample(name, names, llm, node.N_PROMPTS, phrases(info, names))}", flush=True)

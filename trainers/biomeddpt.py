@@ -1,0 +1,76 @@
+"""Biomed-DPT: dual modality prompt tuning (Peng et al., 2505.05189), after its public copies; its own code is not out.
+
+    prompt of class c:  [SOS] v_1..v_M <rest of a clinical template around the name> [EOS]
+    image: zeros over the first N_CTX_VISION patches, at the input and again before every layer (not learned)
+    loss = cross-entropy + L1_LAMBDA mean|t - w| + KL_LAMBDA KL(softmax(s v w) || softmax(s v t)) / C
+    w_c = unit(mean of unit features of N sentences a class), by a language model
+
+    learned: ctx (M, d_t), initialised with the template's first words.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from backbones.prompt import shared
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.errors import ConfigError
+
+from .base import Learner, PromptTrainer, divergence, init_context, unit
+from .sentences import sentence_features
+
+
+class BiomedDPTLearner(Learner):
+    """Learned context of a clinical template, an image tower that does not see its first patches."""
+
+    def __init__(self, cfg, clip, classnames, context=None):
+        super().__init__(cfg, clip, classnames, context)
+        if "{}" not in cfg.TEMPLATE:
+            raise ConfigError(f"TRAINER.BIOMEDDPT.TEMPLATE {cfg.TEMPLATE!r} needs {{}} where the class name stands")
+        if clip.vision_width is None and cfg.N_CTX_VISION:
+            raise ConfigError(f"{clip.name} is a ResNet: it has no patches to blank out; set N_CTX_VISION 0")
+        before, after = cfg.TEMPLATE.split("{}", 1)
+        n_ctx = len(clip.text.embed_words(before)) if before.strip() else cfg.N_CTX
+        ctx, _ = init_context(clip.text, before, n_ctx)
+        self.ctx = nn.Parameter(ctx)
+        self.frame = clip.text.frame([f"{n}{after}" for n in self.names], [n_ctx], labels=self.classnames)
+        self.image_key = f"zeros over {cfg.N_CTX_VISION} patches"
+        self.register_buffer("teacher", unit(sentence_features(cfg, clip, context).mean(1)), persistent=False)
+
+    def image_features(self, images):
+        if images.dim() == 2 or not self.cfg.N_CTX_VISION:
+            return super().image_features(images)
+        zeros = torch.zeros(self.cfg.N_CTX_VISION, self.clip.vision_width, device=images.device)
+        return self.clip.image.encode(images, zeros, [zeros] * (self.clip.vision_layers - 1), replace="patches")
+
+    def text_features(self):
+        """(C, d), not normalised."""
+        return self.clip.text.encode(self.frame.fill([shared(self.ctx)]))
+
+    def logits(self, images):
+        return self.score(self.image_features(images), self.text_features())
+
+    def loss(self, images, labels):
+        v, t = unit(self.image_features(images).float()), unit(self.text_features().float())
+        logits = self.score(v, t)
+        loss = F.cross_entropy(logits.float(), labels) + self.cfg.L1_LAMBDA * F.l1_loss(t, self.teacher)
+        return loss + self.cfg.KL_LAMBDA * divergence(self.score(v, self.teacher), logits), logits
+
+
+@TRAINER_REGISTRY.register()
+class BiomedDPT(PromptTrainer):
+    """A clinical template with learned words, held near a language model's sentences; some patches blanked out."""
+
+    learner = BiomedDPTLearner
+    needs_llm = True
+    llm_form = "sentences"
+    defaults = {
+        "TEMPLATE": "a photo of a {}.",  # the words before {} are learned; upstream: one a data set
+        "N_CTX": 4,  # only where the template begins with the name
+        "N_CTX_VISION": 4,  # patches blanked out
+        "PREC": "fp32",
+        "N_PROMPTS": 50,
+        "SENTENCES": "",  # a JSON {class: [sentences]}; "": those by MODEL.LLM
+        "L1_LAMBDA": 25.0,
+        "KL_LAMBDA": 0.5,
+    }

@@ -1,0 +1,24 @@
+"""Unit text features (C, N, d) of what a language model says about each class: N sentences a class."""
+
+import torch
+
+from knowledge import PromptEnsembles
+
+from .base import unit
+
+
+@torch.no_grad()
+def sentence_features(node, clip, context):
+    """Features of N_PROMPTS sentences a class, normalised one by one.
+
+    Args:
+        node: TRAINER.<METHOD> with N_PROMPTS and SENTENCES (a JSON {class: [sentences]}; "": those by MODEL.LLM).
+        context: `Context`; its dataset names the classes.
+
+    Raises:
+        UnknownName: no sentences of a class, with the command that makes them. UserError: fewer than N_PROMPTS.
+    """
+    dataset = context.dataset
+    source = PromptEnsembles(context.cfg.DATASET.NAME, node.SENTENCES or context.cfg.MODEL.LLM)
+    answers = source.lookup(getattr(dataset, "knowledge_names", dataset.classnames), node.N_PROMPTS)
+    return torch.stack([unit(clip.text.encode_strings(sentences)) for sentences in answers])
