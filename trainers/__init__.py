@@ -2,7 +2,26 @@
 
 from yacs.config import CfgNode
 
-from . import biomedcoop, biomeddpt, cilmp, cocoop, coop, ivlp, kgcoop, maple, prograd, promptsrc, vpt, zsclip  # noqa: F401
+from . import (  # noqa: F401
+    biomedcoop,
+    biomeddpt,
+    cilmp,
+    clip_adapter,
+    cocoop,
+    coop,
+    ivlp,
+    kgcoop,
+    linear_probe,
+    lp2,
+    maple,
+    prograd,
+    promptsrc,
+    ss_text,
+    tip_adapter,
+    vpt,
+    zsclip,
+    zsclip2,
+)
 from .base import Context, Learner, PromptTrainer, methods
 
 

@@ -5,6 +5,7 @@ subclass that names it and its config defaults. Neither knows which backbone it 
 """
 
 import contextlib
+import math
 import time
 
 import torch
@@ -117,6 +118,12 @@ class Learner(nn.Module):
             UserError: tensors of another method or setting, or bound to other classes.
         """
         own = dict(self.named_trainables())
+        self._check_fits(own, state)
+        with torch.no_grad():
+            for name, value in state.items():
+                own[name].copy_(value)
+
+    def _check_fits(self, own, state):
         if missing := sorted(set(own) ^ set(state)):
             raise UserError(
                 f"the checkpoint is not of this method and setting: {', '.join(missing[:4])}"
@@ -125,9 +132,6 @@ class Learner(nn.Module):
         for name, value in state.items():
             if value.shape != own[name].shape:
                 raise UserError(self._shape_message(name, tuple(value.shape), tuple(own[name].shape)))
-        with torch.no_grad():
-            for name, value in state.items():
-                own[name].copy_(value)
 
     def _shape_message(self, name, found, wanted):
         if name in self.class_bound:
@@ -165,6 +169,7 @@ class PromptTrainer(TrainerX):
     why_class_bound = ""
     model_name = "prompt_learner"
     steps_lr_itself = False  # TrainerX steps the learning rate once an epoch
+    lr_every_step = False  # True: a cosine over all steps, down to END_LR, after WARMUP_SHARE of them
 
     @classmethod
     def node_name(cls):
@@ -200,9 +205,9 @@ class PromptTrainer(TrainerX):
         classnames = self.dm.dataset.classnames
         self.model = self.learner(self.node, self.clip, classnames, Context(cfg, self.dm.dataset, self.device))
         self.model.to(self.device)
-        self.scaler = None
+        self.scaler, self.max_epoch = None, self._length()
         trainables = [p for _, p in self.model.named_trainables()]
-        if not trainables:
+        if not self.model.checkpoint_state():
             self.optim = self.sched = None
             return
         if self.precision == "amp" and self._amp_dtype() == torch.float16:
@@ -215,7 +220,17 @@ class PromptTrainer(TrainerX):
         return build_optimizer(trainables, self.cfg.OPTIM)
 
     def build_scheduler(self, optimizer):
-        return build_lr_scheduler(optimizer, self.cfg.OPTIM)
+        if not self.lr_every_step:
+            return build_lr_scheduler(optimizer, self.cfg.OPTIM)
+        self.steps_lr_itself = True
+        steps = self.max_epoch * len(self.train_loader_x)
+        end = self.node.get("END_LR", 0.0) / self.cfg.OPTIM.LR
+        return cosine_over_steps(optimizer, steps, round(self.node.get("WARMUP_SHARE", 0.0) * steps), end)
+
+    def _length(self):
+        """OPTIM.MAX_EPOCH, or the epochs that hold ITERATIONS_PER_SHOT steps a shot where a method counts so."""
+        iterations = self.node.get("ITERATIONS_PER_SHOT", 0) * max(self.cfg.DATASET.NUM_SHOTS, 0)
+        return math.ceil(iterations / len(self.train_loader_x)) or self.cfg.OPTIM.MAX_EPOCH
 
     def before_train(self):
         every = self.cfg.DATASET.ON_BAD_IMAGE == "error"  # features are kept image by image: none is left out
@@ -242,6 +257,8 @@ class PromptTrainer(TrainerX):
         with self.autocast():
             loss, logits = self.model.loss(images, labels)
         self.model_backward_and_update(loss)
+        if self.lr_every_step:
+            self.update_lr()
         accuracy = (logits.detach().argmax(-1) == labels).float().mean() * 100
         return {"loss": loss.detach(), "acc": accuracy}
 
@@ -258,6 +275,18 @@ class PromptTrainer(TrainerX):
         }
 
 
+def cosine_over_steps(optimizer, steps, warmup=0, end=0.0):
+    """Schedule stepped every step: linear over `warmup` steps, then a cosine that ends at `end` of the rate."""
+
+    def factor(step):
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min((step - warmup) / max(steps - warmup, 1), 1)
+        return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
 class FitTrainer(PromptTrainer):
     """Base of methods that are fitted to features of the training images: one pass, no gradient through CLIP.
 
@@ -267,9 +296,8 @@ class FitTrainer(PromptTrainer):
 
     class_agnostic = False
 
-    def __init__(self, cfg):
-        super().__init__(cfg)
-        self.max_epoch = 1
+    def _length(self):
+        return 1
 
     def build_optimizer(self, trainables):
         return None

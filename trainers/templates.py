@@ -29,11 +29,13 @@ SETS = {"imagenet": IMAGENET, "selected": SELECTED, "promptsrc": PROMPTSRC, "med
 
 
 def template_set(name):
-    """A list of templates by name.
+    """A list of templates: by name, or written out with ';' between them.
 
     Raises:
-        UnknownName: not one of SETS.
+        UnknownName: neither a name of SETS nor a text with {} in it.
     """
+    if "{}" in name:
+        return [template.strip() for template in name.split(";") if template.strip()]
     if name not in SETS:
         raise unknown_name("template set", name, SETS)
     return list(SETS[name])
