@@ -186,11 +186,12 @@ class Frame(nn.Module):
             tokens = text.embed(picked)[None].detach()
             self.register_buffer(f"{kind}_tokens", tokens, persistent=False)
 
-    def fill(self, *slots):
+    def fill(self, *slots, words=None):
         """PromptSequence with the given slot contents.
 
         Args:
             slots: per slot a list of levels (b, c, P, d_t) or LowRank; all of one slot the same length.
+            words: ids -> embeddings, where the token table is trained; None: the fixed words as they were.
         """
         slots = list(slots)
         if self.place == "middle":
@@ -200,10 +201,13 @@ class Frame(nn.Module):
             raise ValueError(f"{len(slots)} slots given, the frame has {self.slots}")
         segments = []
         for kind, n in self.order:
-            levels = [getattr(self, f"{kind}_tokens")] if isinstance(kind, str) else slots[kind]
+            levels = [self._words(kind, words)] if isinstance(kind, str) else slots[kind]
             for tokens in levels:
                 if tokens.shape[2] != n:
                     raise ValueError(f"slot {kind}: {tokens.shape[2]} tokens given, the frame has {n}")
             position, valid = getattr(self, f"{kind}_position"), getattr(self, f"{kind}_valid")
             segments.append(Segment(levels, position, valid))
         return PromptSequence(segments, (self.where, self.pooled), self.classes)
+
+    def _words(self, kind, words):
+        return getattr(self, f"{kind}_tokens") if words is None else words(getattr(self, f"{kind}_ids"))[None]

@@ -31,7 +31,7 @@ def unit(x):
 def divergence(teacher, logits):
     """KL(softmax(teacher) || softmax(logits)), mean over all (B, C) entries: a C-th of the usual batch mean."""
     target, own = teacher.float().log_softmax(-1), logits.float().log_softmax(-1)
-    return F.kl_div(own, target, reduction="mean", log_target=True)
+    return F.kl_div(own, target, reduction="sum", log_target=True) / own.numel()
 
 
 def readable(classname):
@@ -77,6 +77,7 @@ class Learner(nn.Module):
         self.cfg, self.classnames, self.context = cfg, list(classnames), context
         self.names = [readable(c) for c in classnames]
         self._clip = (clip,)  # in a tuple: not a submodule, so not in parameters() nor in the state dict
+        self._kept = None
 
     @property
     def clip(self):
@@ -85,6 +86,18 @@ class Learner(nn.Module):
     def image_features(self, images):
         """(B, d), not normalised, of images (B, 3, H, W); features (B, d) computed before pass through."""
         return images if images.dim() == 2 else self.clip.image.encode(images)
+
+    def once(self, compute):
+        """What compute() gives; in evaluation, where it does not depend on the image, once for all batches."""
+        if self.training or torch.is_grad_enabled():
+            return compute()
+        if self._kept is None:
+            self._kept = compute()
+        return self._kept
+
+    def train(self, mode=True):
+        self._kept = None
+        return super().train(mode)
 
     def logits(self, images):
         """(B, C) logits of images (B, 3, H, W), or of features where the image tower is frozen."""
@@ -119,6 +132,7 @@ class Learner(nn.Module):
         """
         own = dict(self.named_trainables())
         self._check_fits(own, state)
+        self._kept = None
         with torch.no_grad():
             for name, value in state.items():
                 own[name].copy_(value)
@@ -206,7 +220,7 @@ class PromptTrainer(TrainerX):
         self.model = self.learner(self.node, self.clip, classnames, Context(cfg, self.dm.dataset, self.device))
         self.model.to(self.device)
         self.scaler, self.max_epoch = None, self._length()
-        trainables = [p for _, p in self.model.named_trainables()]
+        trainables = self.model.named_trainables()
         if not self.model.checkpoint_state():
             self.optim = self.sched = None
             return
@@ -217,7 +231,8 @@ class PromptTrainer(TrainerX):
         self.register_model(self.model_name, self.model, self.optim, self.sched)
 
     def build_optimizer(self, trainables):
-        return build_optimizer(trainables, self.cfg.OPTIM)
+        """Optimiser of [(name, parameter)]."""
+        return build_optimizer([p for _, p in trainables], self.cfg.OPTIM)
 
     def build_scheduler(self, optimizer):
         if not self.lr_every_step:

@@ -48,7 +48,7 @@ class BiomedDPTLearner(Learner):
         return self.clip.text.encode(self.frame.fill([shared(self.ctx)]))
 
     def logits(self, images):
-        return self.score(self.image_features(images), self.text_features())
+        return self.score(self.image_features(images), self.once(self.text_features))
 
     def loss(self, images, labels):
         v, t = unit(self.image_features(images).float()), unit(self.text_features().float())

@@ -57,7 +57,6 @@ class CILMPLearner(Learner):
             del slots[2]
         self.frame = text.frame([f"{rest}{n}." for n in self.names], slots, labels=self.classnames)
         self.has_between = max(between) > 0
-        self._kept = None  # image-free terms, kept through an evaluation
 
     def _look_up(self, context):
         store = KnowledgeStore(context.cfg.DATASET.NAME, llm=context.cfg.MODEL.LLM)
@@ -85,16 +84,8 @@ class CILMPLearner(Learner):
 
     def image_free(self):
         """(A h of the rows between, prefix terms, suffix terms): depends on classes and weights only."""
-        if not torch.is_grad_enabled() and self._kept is not None:
-            return self._kept
         between = torch.matmul(self.h_between.flatten(0, 1), self.A.mT).unflatten(1, self.h_between.shape[:2])
-        terms = between, self.prefix.source_terms(self.h_prefix), self.suffix.source_terms(self.h_suffix)
-        self._kept = None if torch.is_grad_enabled() else terms
-        return terms
-
-    def train(self, mode=True):
-        self._kept = None
-        return super().train(mode)
+        return between, self.prefix.source_terms(self.h_prefix), self.suffix.source_terms(self.h_suffix)
 
     def _coordinates(self, module, h, terms, v):
         """u (J, B, C, P, r) of intervened rows, with the configured dropout in training."""
@@ -109,7 +100,7 @@ class CILMPLearner(Learner):
         """PromptSequence of unit image features v (B, d)."""
         with torch.autocast(v.device.type, enabled=False):  # rank space stays in fp32
             v = v.float()
-            between, prefix, suffix = self.image_free()
+            between, prefix, suffix = self.once(self.image_free)
             slots = [
                 self._coordinates(self.prefix, self.h_prefix, prefix, v),
                 between[:, None],

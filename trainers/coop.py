@@ -43,7 +43,7 @@ class CoOpLearner(Learner):
         return self.clip.text.encode(self.prompts())
 
     def logits(self, images):
-        return self.score(self.image_features(images), self.text_features())
+        return self.score(self.image_features(images), self.once(self.text_features))
 
 
 @TRAINER_REGISTRY.register()

@@ -23,7 +23,7 @@ class IVLPLearner(Learner):
         self.visual = VisualPrompts(clip, cfg.N_CTX_VISION, cfg.PROMPT_DEPTH_VISION)
 
     def logits(self, images):
-        return self.score(self.visual.encode(images), self.text.encode())
+        return self.score(self.visual.encode(images), self.once(self.text.encode))
 
 
 @TRAINER_REGISTRY.register()

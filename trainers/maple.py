@@ -36,7 +36,7 @@ class MaPLeLearner(Learner):
 
     def logits(self, images):
         first, *deep = self.visual_prompts()
-        return self.score(self.clip.image.encode(images, ctx=first, deep=deep), self.text.encode())
+        return self.score(self.clip.image.encode(images, ctx=first, deep=deep), self.once(self.text.encode))
 
 
 @TRAINER_REGISTRY.register()

@@ -122,7 +122,7 @@ class TipAdapterF(PromptTrainer):
 
     def build_optimizer(self, trainables):
         optim = self.cfg.OPTIM  # eps as official: 1e-4
-        return torch.optim.AdamW(trainables, lr=optim.LR, eps=1e-4, weight_decay=optim.WEIGHT_DECAY)
+        return torch.optim.AdamW([p for _, p in trainables], lr=optim.LR, eps=1e-4, weight_decay=optim.WEIGHT_DECAY)
 
     def before_train(self):
         views = 1 if deterministic(self.cfg) else self.node.AUGMENT_EPOCH

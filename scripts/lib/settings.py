@@ -198,8 +198,9 @@ class Request:
         cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
         if self.epochs:
             cfg.OPTIM.MAX_EPOCH, cfg.RUN.HPARAMS = self.epochs, "custom"
-            if "ITERATIONS_PER_SHOT" in cfg.TRAINER.get(method.upper(), {}):
-                cfg.TRAINER[method.upper()].ITERATIONS_PER_SHOT = 0  # a length in epochs was asked for
+            for other in ("ITERATIONS_PER_SHOT", "MIN_STEPS"):  # ways to say the length in steps
+                if other in cfg.TRAINER.get(method.upper(), {}):
+                    cfg.TRAINER[method.upper()][other] = 0
         if self.opts:
             merge_from_list(cfg, self.opts, "OPTS")
             cfg.RUN.HPARAMS = "custom"

@@ -1,0 +1,90 @@
+"""CLIP-SVD: singular value few-shot adaptation (Koleilat et al., 2025, 2509.03740).
+
+    W = U diag(S) V'   of q, k, v, o and both MLP matrices of every block;   y = U (S * (V' x)) + b, S is learned
+
+Training starts at the singular values, which is zero-shot.
+
+    learned: sum over those matrices of min(m, n), rounded down to a multiple of 4. Loss: cross-entropy.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.errors import ConfigError, UserError
+
+from .adapted import AdaptedLearner
+from .base import PromptTrainer
+
+MATRICES = ("q", "k", "v", "out", "fc", "proj")
+TOWERS = {"both": ("text", "image"), "text": ("text",), "vision": ("image",)}
+
+
+class SVDLinear(nn.Module):
+    """A Linear by its singular vectors (frozen) and values S (learned)."""
+
+    def __init__(self, linear):
+        super().__init__()
+        U, S, Vt = torch.linalg.svd(linear.weight.detach().float(), full_matrices=False)
+        rank = len(S) // 4 * 4
+        self.out_features, self.in_features = linear.weight.shape
+        self.register_buffer("U", U[:, :rank].contiguous())
+        self.register_buffer("Vt", Vt[:rank].contiguous())
+        self.S, self.bias = nn.Parameter(S[:rank].contiguous()), linear.bias
+
+    @property
+    def weight(self):
+        """(m, n)."""
+        return (self.U * self.S) @ self.Vt
+
+    def forward(self, x):
+        return F.linear(F.linear(x, self.Vt) * self.S, self.U, self.bias)
+
+
+class CLIPSVDLearner(AdaptedLearner):
+    """Both towers with their blocks' matrices decomposed."""
+
+    def adapt(self):
+        cfg, clip = self.cfg, self.clip
+        if cfg.ENCODER not in TOWERS:
+            raise ConfigError(f"TRAINER.CLIPSVD.ENCODER {cfg.ENCODER!r}: choose {', '.join(TOWERS)}")
+        if clip.vision_width is None and cfg.ENCODER != "text":
+            raise ConfigError(f"{clip.name} is a ResNet, without transformer blocks: set TRAINER.CLIPSVD.ENCODER text")
+        sums = []
+        for tower in TOWERS[cfg.ENCODER]:
+            for number, block in enumerate(getattr(clip, tower).blocks):
+                if cfg.LAYERS and number not in cfg.LAYERS:
+                    continue
+                for name in MATRICES:
+                    setattr(block, name, SVDLinear(getattr(block, name)))
+                    sums.append(getattr(block, name).S.detach().sum())
+        self.register_buffer("origin", torch.stack(sums), persistent=False)  # which weights were decomposed
+
+    def checkpoint_state(self):
+        return super().checkpoint_state() | {"origin": self.origin.clone()}
+
+    def load_checkpoint_state(self, state):
+        origin = state.get("origin", torch.zeros(0)).to(self.origin.device)
+        if origin.shape != self.origin.shape or not torch.allclose(origin, self.origin, rtol=1e-3):
+            raise UserError(
+                "the checkpoint's singular values belong to other backbone weights, or to other layers: use the "
+                "run's own config.yaml and weights"
+            )
+        super().load_checkpoint_state({k: v for k, v in state.items() if k != "origin"})
+
+
+@TRAINER_REGISTRY.register()
+class CLIPSVD(PromptTrainer):
+    """The singular values of both towers' matrices."""
+
+    learner = CLIPSVDLearner
+    lr_every_step = True
+    defaults = {
+        "ENCODER": "both",  # both, text, vision
+        "LAYERS": (),  # block numbers; () = all
+        "ITERATIONS_PER_SHOT": 0,  # steps = this x shots; 0: OPTIM.MAX_EPOCH
+        "END_LR": 1e-6,
+        "TEMPLATE": "a photo of a {}.",
+        "PREC": "fp32",
+    }
