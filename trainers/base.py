@@ -186,6 +186,11 @@ class PromptTrainer(TrainerX):
     lr_every_step = False  # True: a cosine over all steps, down to END_LR, after WARMUP_SHARE of them
 
     @classmethod
+    def bound_to_classes(cls, cfg):
+        """Why what is learned under this configuration serves no other classes; "" if it does."""
+        return "" if cls.class_agnostic else cls.why_class_bound
+
+    @classmethod
     def node_name(cls):
         return cls.__name__.upper()
 

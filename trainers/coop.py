@@ -58,3 +58,8 @@ class CoOp(PromptTrainer):
         "PREC": "fp32",
         "CLASS_TOKEN_POSITION": "end",  # end, middle, front
     }
+
+    @classmethod
+    def bound_to_classes(cls, cfg):
+        specific = cfg.TRAINER.COOP.CSC and not cfg.TRAINER.COOP.CTX_INIT
+        return "class-specific context (CSC) belongs to its classes" if specific else ""

@@ -66,9 +66,9 @@ class FineTune(PromptTrainer):
         "PREC": "fp32",
     }
 
-    @property
-    def class_agnostic(self):
-        return self.node.MODE != "ft_head"
+    @classmethod
+    def bound_to_classes(cls, cfg):
+        return "a row of its head belongs to a class" if cfg.TRAINER.FINETUNE.MODE == "ft_head" else ""
 
     def _length(self):
         return max(super()._length(), math.ceil(self.node.MIN_STEPS / len(self.train_loader_x)))

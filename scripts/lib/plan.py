@@ -88,9 +88,9 @@ def _jobs(request, base, output, method, shots, seed):
     key = f"{slug(name)}-{config_hash(cfg)[:8]}"
     shots_folder = "shots-all" if shots < 1 else f"shots{shots}"
     run = protocol_folder(output, request) / method / slug(request.backbone) / shots_folder / key / f"seed{seed}"
-    agnostic = getattr(trainer, "class_agnostic", True)
-    if request.protocol in ("base2new", "cross_dataset") and not agnostic:
-        return [Job(method, shots, seed, "train", cfg, run, why_not=trainer.why_class_bound or "bound to its classes")]
+    why_not = trainer.bound_to_classes(cfg) if hasattr(trainer, "bound_to_classes") else ""
+    if request.protocol in ("base2new", "cross_dataset") and why_not:
+        return [Job(method, shots, seed, "train", cfg, run, why_not=why_not)]
 
     def job(part, changes=None, source=None):
         own = cfg.clone()

@@ -17,6 +17,7 @@ import datasets
 from dassl.utils.errors import ConfigError, MissingFile
 from dassl.utils.paths import REPO
 from scripts import report, sweep
+from scripts.lib.plan import jobs_of
 from scripts.lib.run import Ticker
 from scripts.lib.settings import Request, base_config, method_files
 
@@ -174,3 +175,23 @@ def test_every_tuned_value_names_a_data_set_and_a_key():
                 assert dataset in datasets.TABLE, f"{path}: {dataset}"
                 request = Request(protocol, path.parent.name, dataset, [1], {})
                 assert request.config(base, path.parent.name, 16, 1, "all")[0].RUN.TUNED
+
+
+@pytest.mark.parametrize(
+    "method, opts, why",
+    [
+        ("TipAdapter", "", "cache holds the training images"),
+        ("LinearProbe", "", "a row of weights belongs to a class"),
+        ("CoOp", "TRAINER.COOP.CSC True TRAINER.COOP.CTX_INIT ''", "class-specific context"),
+        ("CoOp", "", ""),
+        ("FineTune", "TRAINER.FINETUNE.MODE ft_head", "a row of its head belongs to a class"),
+        ("FineTune", "", ""),
+    ],
+)
+def test_what_serves_no_other_classes_says_why(method, opts, why, tmp_path):
+    request = Request("base2new", method, "phantom", [1], {"METHODS": method, "OPTS": opts})
+    jobs = jobs_of(request, base_config(), tmp_path)
+    assert [j.part for j in jobs] == (["train"] if why else ["train_base", "test_new"])
+    assert why in jobs[0].why_not and bool(why) == bool(jobs[0].why_not)
+    few = Request("few_shot", method, "phantom", [1], {"METHODS": method, "OPTS": opts, "SHOTS": "1"})
+    assert not jobs_of(few, base_config(), tmp_path)[0].why_not
