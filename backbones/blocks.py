@@ -12,6 +12,17 @@ from torch import nn
 from dassl.utils.errors import UserError
 
 
+MLP_AT_ONCE = (2**18, 2**26)  # numbers of the residual stream that go through an MLP at once: on CPU, on a GPU
+
+
+def by_rows(function, rows, *tensors):
+    """function of row-wise tensors (..., w), `rows` rows at a time."""
+    if tensors[0].shape[:-1].numel() <= rows:
+        return function(*tensors)
+    flat = [t.reshape(-1, t.shape[-1]).split(rows) for t in tensors]
+    return torch.cat([function(*piece) for piece in zip(*flat)]).reshape(tensors[0].shape)
+
+
 class Block(nn.Module):
     """Self-attention and MLP on rows x (..., w).
 
@@ -41,6 +52,11 @@ class Block(nn.Module):
 
     def finish(self, x, mixed):
         """Block output from the residual stream x and the attention mix (before `out`), both (..., w)."""
+        if not torch.is_grad_enabled():  # nothing is kept for backward, so the MLP's wide rows need not stand together
+            return by_rows(self._finish, MLP_AT_ONCE[x.device.type == "cuda"] // self.width, x, mixed)
+        return self._finish(x, mixed)
+
+    def _finish(self, x, mixed):
         if self.norm == "pre":
             x = x + self.ls1(self.out(mixed))
             return x + self.ls2(self.proj(self.act(self.fc(self.ln2(x)))))
@@ -127,7 +143,9 @@ class QuickGELU(nn.Module):
     """x sigmoid(1.702 x) = silu(1.702 x) / 1.702: backward keeps one tensor of the MLP's width instead of two."""
 
     def forward(self, x):
-        return F.silu(x * 1.702) / 1.702
+        if torch.is_grad_enabled():
+            return F.silu(x * 1.702) / 1.702
+        return F.silu(x.mul(1.702), inplace=True).div_(1.702)
 
 
 def _activation(module):

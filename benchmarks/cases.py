@@ -11,9 +11,11 @@ import functools
 import torch
 import torch.nn.functional as F
 
+import trainers
 from backbones.factory import build, wrap
 from backbones.registry import OPENAI_MEAN, OPENAI_STD
 from backbones.tokens import clip_bpe
+from benchmarks.harness import HarnessStep
 from dassl.engine import TRAINER_REGISTRY
 from tests.oracle.plain_image import plain_image
 from tests.oracle.plain_text import Slot, plain_text
@@ -193,6 +195,9 @@ for _method in ("CoOp", "KgCoOp", "ProGrad"):
     for _C in (8, 100):
         _sizes = {"method": _method, "part": "text", "train": True, "C": _C}
         CASES[f"{_method.lower()}/text/train/c{_C}"] = ("methods", ContextStep, _sizes)
+for _method in sorted(trainers.methods()):
+    _sizes = {"method": _method, "B": 4, "C": 8, "names": names, "rows": L, "width": D, "train": True}
+    CASES[f"{_method.lower()}/harness/b4c8"] = ("methods", HarnessStep, _sizes)
 # one axis at a time around B = 4, C = 8, L = 32; then the grid of evaluation as it grows
 AXES = {"B": (1, 2, 4, 8, 16, 32), "C": (2, 4, 8, 16, 32, 64), "rows": (8, 16, 32, 56)}
 GRID = ((4, 125), (4, 250), (4, 500), (4, 1000))

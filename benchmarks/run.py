@@ -137,7 +137,7 @@ def measure(case, device, rounds):
 
 def dropout_mode(case, sizes):
     """Only CILMP drops anything, and only in training."""
-    return sizes.get("dropout_mode", "hidden") if case.startswith("cilmp") and sizes["train"] else None
+    return sizes.get("dropout_mode", "hidden") if case.startswith(("cilmp", "scaling")) and sizes["train"] else None
 
 
 def main(argv=None):

@@ -121,3 +121,15 @@ def test_too_many_levels():
 def test_images_of_another_size():
     with pytest.raises(UserError, match="64 x 64 pixels, this backbone takes 32 x 32"):
         small("openai").image.encode(torch.zeros(1, 3, 64, 64))
+
+
+def test_mlp_in_pieces_equals_the_whole(monkeypatch):
+    """Without gradients the wide rows go through the MLP some at a time; as many as there are, a few, one."""
+    from backbones import blocks
+
+    clip, x = small("openai"), images("openai", 3)
+    whole = clip.image.encode(x.requires_grad_(True)).detach()
+    for numbers in (10**9, 48 * 7, 48):
+        monkeypatch.setattr(blocks, "MLP_AT_ONCE", (numbers, numbers))
+        with torch.no_grad():
+            assert (clip.image.encode(x) - whole).abs().max() < 1e-5

@@ -1,0 +1,68 @@
+"""One training step of any method through the harness itself: its trainer, its config, random weights at real size."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from dassl.engine import build_trainer
+from dassl.utils import set_random_seed
+from scripts.lib.settings import base_config, method_files
+
+
+def make_believe(folder, names, rows, width, images=4):
+    """A data set of noise, and rows and sentences on its classes; returns {config key: value} that point to them."""
+    folder, noise = Path(folder), np.random.default_rng(0)
+    (folder / "noise" / "images").mkdir(parents=True)
+    split = {"train": [], "val": [], "test": []}
+    for label, name in enumerate(names):
+        for part, count in (("train", images), ("test", 1)):
+            for i in range(count):
+                path = f"images/{part}_{label}_{i}.png"
+                Image.fromarray(noise.integers(0, 255, (224, 224, 3), dtype=np.uint8)).save(folder / "noise" / path)
+                split[part].append([path, label, name])
+    (folder / "noise" / "split.json").write_text(json.dumps(split))
+    save_file({name: torch.randn(rows, width) for name in names}, str(folder / "rows.safetensors"))
+    sentences = {name: [f"in picture {i} one sees {name} at its rim" for i in range(50)] for name in names}
+    (folder / "sentences.json").write_text(json.dumps(sentences))
+    return {"DATASET.NAME": "noise", "DATASET.ROOT": str(folder), "MODEL.LLM": str(folder / "rows.safetensors")}
+
+
+class HarnessStep:
+    """fast(): one forward_backward of the method on B images and C classes; a method without steps: its whole fit."""
+
+    def __init__(self, method, B, C, names, rows, width, device="cpu", train=True):
+        self.folder = tempfile.TemporaryDirectory()
+        cfg = base_config()
+        for path in method_files(method, "base2new", "ViT-B/16", "official")[0]:
+            cfg.merge_from_file(str(path))
+        values = make_believe(self.folder.name, names(C), rows, width) | {
+            "TRAINER.NAME": method, "MODEL.BACKBONE.NAME": "ViT-B/16", "MODEL.BACKBONE.WEIGHTS": "random", "SEED": 1,
+            "DATALOADER.TRAIN_X.BATCH_SIZE": B, "DATALOADER.NUM_WORKERS": 0, "VERBOSE": False,
+            "OUTPUT_DIR": f"{self.folder.name}/out", f"TRAINER.{method.upper()}.PREC": "fp32",
+            "TEST.NO_TEST": True, "USE_CUDA": device == "cuda",
+        }  # fmt: skip
+        if "SENTENCES" in cfg.TRAINER[method.upper()]:
+            values[f"TRAINER.{method.upper()}.SENTENCES"] = f"{self.folder.name}/sentences.json"
+        cfg.merge_from_list([x for pair in values.items() for x in pair])
+        set_random_seed(1)
+        self.trainer = build_trainer(cfg)
+        self.trainer.set_model_mode("train")
+        self.batch = next(iter(self.trainer.train_loader_x))
+        self.steps = self.trainer.optim is not None
+        self.trainer.epoch = self.trainer.batch_idx = 0
+
+    def fast(self):
+        if self.steps:
+            return self.trainer.forward_backward(self.batch)
+        if self.trainer.trains:
+            return self.trainer.run_epoch()
+        with torch.no_grad():
+            return self.trainer.model(self.batch["img"].to(self.trainer.device))
+
+    def plain_bytes(self):
+        return float("inf")  # a whole step of the harness has no plain form

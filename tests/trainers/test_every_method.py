@@ -1,0 +1,136 @@
+"""Promises that every registered method keeps: one split, one class order, no early look at test, every family."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import trainers
+from dassl.data.datasets import Datum
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.errors import ConfigError
+from dassl.utils.paths import REPO
+from tests.trainers import plain_methods as plain
+from tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
+
+METHODS = sorted(trainers.methods())
+TOWERS = {"VPT", "IVLP", "MaPLe", "PromptSRC", "CILMP", "BiomedDPT", "CLIPLoRA", "CLIPSVD"}  # need a ViT as configured
+
+
+def test_all_that_the_readme_names_are_there():
+    named = {"ZeroshotCLIP", "ZeroshotCLIP2", "CoOp", "CoCoOp", "KgCoOp", "ProGrad", "VPT", "IVLP", "MaPLe",
+             "PromptSRC", "BiomedCoOp", "CLIPAdapter", "TipAdapter", "TipAdapterF", "LinearProbe", "LP2", "CLIPSVD",
+             "CLIPLoRA", "SSText", "BiomedDPT", "FineTune", "CILMP"}  # fmt: skip
+    assert named == set(METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_its_files(method):
+    scripts, configs = REPO / "scripts" / method.lower(), REPO / "configs" / "trainers" / method
+    for protocol in ("base2new", "few_shot", "full", "cross_dataset"):
+        text = (scripts / f"{protocol}.sh").read_text()
+        assert f"protocol.sh\" {protocol} {method} " in text and len(text.splitlines()) == 2
+    assert (configs / "vit_b16.yaml").read_text().startswith("# ")
+    page = (REPO / "docs" / "methods" / f"{method.lower()}.md").read_text()
+    for key in TRAINER_REGISTRY.get(method).defaults:
+        assert f"`{key}`" in page, key
+    assert TRAINER_REGISTRY.get(method).__doc__
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """{method: (results.json, test files in order, test files read before the final evaluation)} of one-shot runs."""
+    import os
+
+    from dassl.data import data_manager
+    from dassl.engine.trainer import SimpleTrainer
+
+    folder, found, state = tmp_path_factory.mktemp("all"), {}, {"early": [], "testing": False}
+    patch = pytest.MonkeyPatch()
+    if not os.environ.get("CILMP_CACHE"):
+        patch.setenv("CILMP_CACHE", str(folder / "cache"))
+    read, test = data_manager.read_image, SimpleTrainer.test
+
+    def watched_read(path):
+        if not state["testing"] and "/test_" in str(path):
+            state["early"].append(path)
+        return read(path)
+
+    def watched_test(self, split=None):
+        state["testing"] = (split or self.cfg.TEST.SPLIT) == "test"
+        try:
+            return test(self, split)
+        finally:
+            state["testing"] = False
+
+    patch.setattr(data_manager, "read_image", watched_read)
+    patch.setattr(SimpleTrainer, "test", watched_test)
+    for method in METHODS:
+        state["early"] = []
+        options = {"DATASET.NUM_SHOTS": 2, "OPTIM.MAX_EPOCH": 1, "TEST.NO_TEST": False, "RUN.PROTOCOL": "few_shot",
+                   "INPUT.TRANSFORMS": ["random_flip", "normalize"]}  # fmt: skip
+        cfg = config(folder / method, method, **options)
+        from scripts.lib.run import run as run_job
+
+        run_job(cfg, quiet=True)
+        content = json.loads((folder / method / "results.json").read_text())
+        with np.load(folder / method / "predictions.npz") as arrays:
+            found[method] = content, arrays["paths"].tolist(), list(state["early"])
+    patch.undo()
+    return found
+
+
+def test_one_split_one_class_order_one_test_set(results):
+    first, paths, _ = results["ZeroshotCLIP"]
+    assert set(results) == set(METHODS) and any("test_" in p for p in paths)
+    for method, (content, seen, _) in results.items():
+        for key in ("split_sha256", "train_sha256", "test_sha256", "classes", "n"):
+            assert content[key] == first[key], (method, key)
+        assert seen == paths, method
+
+
+def test_nobody_looks_at_test_before_the_end(results):
+    assert {method: early for method, (_, _, early) in results.items() if early} == {}
+
+
+def test_what_is_learned_is_counted(results):
+    counts = {method: content["cost"]["trainable_parameters"] for method, (content, _, _) in results.items()}
+    assert {m for m, n in counts.items() if n == 0} == {"ZeroshotCLIP", "ZeroshotCLIP2", "TipAdapter"}
+
+
+def learner(method, family, folder):
+    """A method's learner on a small model of the family, with make-believe rows and sentences."""
+    trainer = TRAINER_REGISTRY.get(method)
+    rows = folder / "rows.safetensors"
+    save_file({n: torch.randn(8, 40, generator=torch.Generator().manual_seed(len(n))) for n in plain.NAMES}, str(rows))
+    sentences = folder / "sentences.json"
+    sentences.write_text(json.dumps({n: [f"{n} is seen", f"a pale {n}", f"{n} with a dark rim"] for n in plain.NAMES}))
+    items = [Datum("x.png", c, 0, n) for c, n in enumerate(plain.NAMES)]
+    context = plain.context(llm=str(rows), classnames=plain.NAMES, train_x=items)
+    context.cfg.OPTIM = type("Optim", (), {"MAX_EPOCH": 10})
+    options = {"SENTENCES": str(sentences), "N_PROMPTS": 3} if "SENTENCES" in trainer.defaults else {}
+    return plain.learner(trainer, family, context=context, **options)
+
+
+@pytest.mark.parametrize("family", ["openai", "bert", "siglip", "resnet"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_family(method, family, tmp_path):
+    """A finite loss with a gradient for everything learned; what a ResNet cannot have is one clear line."""
+    if family == "resnet" and method in TOWERS:
+        with pytest.raises(ConfigError, match="ResNet"):
+            learner(method, family, tmp_path)
+        return
+    ours, (x, y) = learner(method, family, tmp_path), plain.batch(family)
+    if hasattr(ours, "fit"):
+        d = ours.clip.embed_dim
+        features = torch.nn.functional.normalize(torch.randn(1, 4, d), dim=-1)
+        ours.fit((features, torch.arange(4)), (features[0], torch.arange(4)))
+    loss = ours.losses(x, y)[0] if hasattr(ours, "losses") else ours.loss(x, y)[0]
+    assert torch.isfinite(loss)
+    learned = [p for _, p in ours.named_trainables()]
+    if learned:
+        gradients = torch.autograd.grad(loss, learned, allow_unused=True)
+        assert any(g is not None and g.abs().sum() > 0 for g in gradients)
+    assert ours(x).shape == (3, 4)
