@@ -11,7 +11,6 @@ from torch import nn
 
 from dassl.utils.errors import UserError
 
-
 MLP_AT_ONCE = (2**18, 2**26)  # numbers of the residual stream that go through an MLP at once: on CPU, on a GPU
 
 
