@@ -13,6 +13,8 @@ from backbones.registry import OPENAI_MEAN, OPENAI_STD
 from backbones.tokens import clip_bpe
 from dassl.utils.errors import UserError
 from tests.oracle.plain_cilmp import plain_cilmp
+from tests.oracle.plain_image import plain_image
+from tests.oracle.plain_text import Slot, plain_text
 from tests.oracle.small_models import images
 from tests.trainers import cilmp_cases as cases
 from trainers.cilmp import CILMP, control
@@ -23,10 +25,14 @@ SMALL = {"LOW_RANK_DIMENSION": 3, "PREFIX_LENGTH": 2, "SUFFIX_LENGTH": 2, "N_CTX
          "CTX_INIT": ""}  # fmt: skip
 
 
-def both(family, lengths, D=40, depth=12, chunk=0, B=3, **options):
+def classes(count):
+    return [NAMES[c % 8] + (f" of grade {c}" if c >= 8 else "") for c in range(count)]
+
+
+def both(family, lengths, D=40, depth=12, chunk=0, B=3, layers=None, **options):
     """(our learner, ours, plain, gradients of ours, of plain) on random weights."""
-    clip, model = cases.small(family), cases.original(family)
-    names, llm = NAMES[: len(lengths)], cases.rows(lengths, D)
+    clip, model = cases.small(family, layers=layers), cases.original(family, layers=layers)
+    names, llm = classes(len(lengths)), cases.rows(lengths, D)
     ours = cases.learner(clip, names, llm, PROMPT_DEPTH_TEXT=depth, PROMPT_DEPTH_VISION=depth, CHUNK=chunk,
                          **{**SMALL, **options})  # fmt: skip
     cases.wake(ours)
@@ -51,7 +57,9 @@ def assert_same(logits, plain, gradients, wanted):
 
 
 @pytest.mark.parametrize("family", ["openai", "bert"])
-@pytest.mark.parametrize("lengths", [[6, 6], [6] * 8, [6, 9, 6, 4, 7, 5, 8, 6], [6, 9, 6]], ids=str)
+@pytest.mark.parametrize(
+    "lengths", [[6, 6], [6] * 8, [6, 9, 6, 4, 7, 5, 8, 6], [6, 9, 6], [6] * 23, [6, 4, 9] * 7 + [5, 8]], ids=str
+)
 def test_equals_the_plain_form(family, lengths):
     _, *case = both(family, lengths)
     assert_same(*case)
@@ -61,6 +69,30 @@ def test_equals_the_plain_form(family, lengths):
 def test_every_depth(depth):
     _, *case = both("openai", [6, 9, 5], depth=depth)
     assert_same(*case)
+
+
+@pytest.mark.parametrize("depth", [1, 6, 11, 12])
+def test_depths_of_twelve_layers(depth):
+    ours, *case = both("openai", [6, 8], depth=depth, layers=12)
+    assert ours.clip.text_layers == 12 and ours.depth == depth
+    assert_same(*case)
+
+
+@pytest.mark.parametrize("family", ["openai", "bert", "siglip"])
+def test_with_zero_bp_it_is_ivlp_with_zero_tokens(family):
+    """Bp = 0: L_c zero tokens after ctx, written over at every prompted layer."""
+    lengths = [6, 9, 5]
+    clip, model, x = cases.small(family), cases.original(family), images(family, 3)
+    ours = cases.learner(clip, classes(3), cases.rows(lengths, 40), **SMALL, PROMPT_DEPTH_TEXT=3).eval()
+    cases.wake(ours)
+    with torch.no_grad():
+        ours.Bp.zero_()
+        ids = cases.tokenizer(family)([f"{n}." for n in classes(3)], clip.context_length)
+        start, zeros = int(clip.text.starts), [torch.zeros(1, 1, 9, clip.text_width)] * 3
+        slots = [Slot([c[None, None] for c in ours.ctx], start), Slot(zeros, start, lengths)]
+        t = F.normalize(plain_text(model, ids, slots)[0], dim=-1)
+        v = F.normalize(plain_image(model, x, list(ours.visual.ctx)), dim=-1)
+        assert (ours(x) - clip.scale() * v @ t.T).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("width", [576, 4096])

@@ -142,3 +142,30 @@ def test_gaussian_average_is_refused_before_its_last_epoch():
     average.update(0, [("a", torch.ones(1))])
     with pytest.raises(ValueError, match="1 of 3 epochs"):
         average.load_into([])
+
+
+@pytest.mark.parametrize("make", ["coop", "ivlp"])
+def test_text_is_encoded_once_for_a_whole_evaluation(make, monkeypatch):
+    from trainers.ivlp import IVLP
+
+    trainer = {"coop": CoOp, "ivlp": IVLP}[make]
+    ours = trainer.learner(CfgNode(dict(trainer.defaults)), small("openai"), NAMES)
+    calls, inner = [], type(ours.clip.text).encode
+    monkeypatch.setattr(type(ours.clip.text), "encode", lambda *a, **k: calls.append(1) or inner(*a, **k))
+
+    def evaluate():
+        with torch.no_grad():
+            return [ours(images("openai", 2, seed)) for seed in range(3)]
+
+    ours.eval()
+    before = evaluate()
+    assert len(calls) == 1
+    ours.train()
+    for seed in range(2):
+        ours(images("openai", 2, seed))
+    assert len(calls) == 3  # every step of training
+    with torch.no_grad():
+        next(ours.parameters()).normal_()
+    ours.eval()
+    after = evaluate()
+    assert len(calls) == 4 and (after[0] - before[0]).abs().max() > 1e-3  # a new evaluation sees new weights
