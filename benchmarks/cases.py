@@ -15,7 +15,7 @@ import trainers
 from backbones.factory import build, wrap
 from backbones.registry import OPENAI_MEAN, OPENAI_STD
 from backbones.tokens import clip_bpe
-from benchmarks.harness import HarnessStep
+from benchmarks.harness import HarnessStep, LoaderPass
 from dassl.engine import TRAINER_REGISTRY
 from tests.oracle.plain_image import plain_image
 from tests.oracle.plain_text import Slot, plain_text
@@ -198,6 +198,9 @@ for _method in ("CoOp", "KgCoOp", "ProGrad"):
 for _method in sorted(trainers.methods()):
     _sizes = {"method": _method, "B": 4, "C": 8, "names": names, "rows": L, "width": D, "train": True}
     CASES[f"{_method.lower()}/harness/b4c8"] = ("methods", HarnessStep, _sizes)
+for _workers in (0, 2):
+    _sizes = {"workers": _workers, "images": 96, "names": names, "train": False}
+    CASES[f"loader/workers{_workers}"] = ("loader", LoaderPass, _sizes)
 # one axis at a time around B = 4, C = 8, L = 32; then the grid of evaluation as it grows
 AXES = {"B": (1, 2, 4, 8, 16, 32), "C": (2, 4, 8, 16, 32, 64), "rows": (8, 16, 32, 56)}
 GRID = ((4, 125), (4, 250), (4, 500), (4, 1000))
@@ -212,7 +215,9 @@ for _B, _C in GRID:
 
 
 def equality(step):
-    """Largest difference of fast and plain outputs in evaluation."""
+    """Largest difference of fast and plain outputs in evaluation; None where they are no tensors."""
+    if isinstance(step, LoaderPass):
+        return None
     if hasattr(step, "learner"):
         step.learner.eval()
     before, step.train = step.train, False

@@ -1,6 +1,7 @@
 """One training step of any method through the harness itself: its trainer, its config, random weights at real size."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from dassl.utils import set_random_seed
 from scripts.lib.settings import base_config, method_files
 
 
-def make_believe(folder, names, rows, width, images=4):
-    """A data set of noise, and rows and sentences on its classes; returns {config key: value} that point to them."""
+def make_believe(folder, names, rows, width, images=4, side=224):
+    """A data set of noise (side x side pixels), rows and sentences on its classes; {config key: value} to find them."""
     folder, noise = Path(folder), np.random.default_rng(0)
     (folder / "noise" / "images").mkdir(parents=True)
     split = {"train": [], "val": [], "test": []}
@@ -23,7 +24,7 @@ def make_believe(folder, names, rows, width, images=4):
         for part, count in (("train", images), ("test", 1)):
             for i in range(count):
                 path = f"images/{part}_{label}_{i}.png"
-                Image.fromarray(noise.integers(0, 255, (224, 224, 3), dtype=np.uint8)).save(folder / "noise" / path)
+                Image.fromarray(noise.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(folder / "noise" / path)
                 split[part].append([path, label, name])
     (folder / "noise" / "split.json").write_text(json.dumps(split))
     save_file({name: torch.randn(rows, width) for name in names}, str(folder / "rows.safetensors"))
@@ -66,3 +67,39 @@ class HarnessStep:
 
     def plain_bytes(self):
         return float("inf")  # a whole step of the harness has no plain form
+
+
+class LoaderPass:
+    """One pass over training images of 1000 x 1000 pixels: fast() with the image cache, plain() without.
+
+    workers: processes that decode. Seconds are of the whole pass over `images` images, augmentation included.
+    """
+
+    train, B = False, 1
+
+    def __init__(self, workers, images, names, device="cpu", train=False):
+        self.folder = tempfile.TemporaryDirectory()
+        place = make_believe(self.folder.name, names(8), 1, 1, images // 8, side=1000)
+        os.environ["CILMP_CACHE"] = f"{self.folder.name}/cache"
+        self.loaders = {cached: self._loader(place, workers, cached) for cached in (True, False)}
+
+    @staticmethod
+    def _loader(place, workers, cached):
+        from dassl.data import DataManager
+
+        cfg = base_config()
+        values = {key: value for key, value in place.items() if key.startswith("DATASET")} | {
+            "INPUT.TRANSFORMS": ["random_resized_crop", "random_flip", "normalize"], "DATALOADER.CACHE_IMAGES": cached,
+            "DATALOADER.NUM_WORKERS": workers, "VERBOSE": False, "SEED": 1,
+        }  # fmt: skip
+        cfg.merge_from_list([x for pair in values.items() for x in pair])
+        return DataManager(cfg).train_loader_x
+
+    def fast(self):
+        return sum(len(batch["img"]) for batch in self.loaders[True])
+
+    def plain(self):
+        return sum(len(batch["img"]) for batch in self.loaders[False])
+
+    def plain_bytes(self):
+        return 0

@@ -120,7 +120,7 @@ def measure(case, device, rounds):
     forms = {"fast": step.fast} | ({"plain": step.plain} if plain else {})
     if sizes.get("part") == "step":
         forms["image"] = step.image
-    heavy = sizes.get("B", 1) * sizes["C"] > 1000
+    heavy = sizes.get("B", 1) * sizes.get("C", 1) > 1000
     taken = seconds(forms, device, 1 if heavy else rounds)
     difference = equality(step) if plain else None
     share = flops(step) / matmul_rate(device) / taken["fast"]

@@ -219,6 +219,7 @@ class PromptTrainer(TrainerX):
             precision="fp16" if half else "fp32",
             device=self.device,
         )
+        self.clip.image.checkpointing = cfg.TRAIN.CHECKPOINTING
         if cfg.TRAIN.COMPILE:
             self.clip.compile_blocks()
         classnames = self.dm.dataset.classnames

@@ -119,6 +119,7 @@ _C.TRAIN.CHECKPOINT_FREQ = 0  # epochs; 0: only the last
 _C.TRAIN.PRINT_FREQ = 10  # batches
 _C.TRAIN.COUNT_ITER = "train_x"
 _C.TRAIN.CACHE_FEATURES = True  # ours: frozen image tower without augmentation: features once, not every epoch
+_C.TRAIN.CHECKPOINTING = False  # ours: recompute the image tower's blocks in backward (memory for time)
 _C.TRAIN.COMPILE = False  # ours: torch.compile the towers' blocks (needs a C++ compiler)
 
 _C.TEST = CN()

@@ -50,6 +50,7 @@ class SimpleTrainer(TrainerBase):
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
         self.output_dir = cfg.OUTPUT_DIR
         self.train_seconds, self.seconds_per_step, self.best_result = 0.0, None, -float("inf")
+        self.waiting_share = None  # of the last epoch's time, spent waiting for images
         if cfg.TEST.FINAL_MODEL not in ("last_step", "best_val"):
             raise unknown_name("TEST.FINAL_MODEL", cfg.TEST.FINAL_MODEL, ("last_step", "best_val"))
         self.cfg = self._with_input_facts(cfg)
@@ -220,6 +221,7 @@ class SimpleTrainer(TrainerBase):
         cost = {
             "train_seconds": self.train_seconds,
             "seconds_per_step": self.seconds_per_step,
+            "waiting_share": self.waiting_share,
             "peak_memory_mib": results.peak_memory_mib(self.device),
             "test_images_per_second": rate,
         }
@@ -273,6 +275,7 @@ class TrainerX(SimpleTrainer):
         self.train_seconds += seconds
         on_cpu = self.device.type == "cpu"
         if steps:
+            self.waiting_share = data_time.sum / max(seconds, 1e-9)
             self.seconds_per_step = statistics.median(steps) if on_cpu else seconds / len(steps)
 
     def _report(self, losses, batch_time, data_time):

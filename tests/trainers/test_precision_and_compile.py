@@ -1,4 +1,4 @@
-"""TRAIN.COMPILE equals eager; amp's loss curve stays with fp32's; weights stay fp32."""
+"""TRAIN.COMPILE and TRAIN.CHECKPOINTING equal eager; amp's loss curve stays with fp32's; weights stay fp32."""
 
 import re
 import shutil
@@ -19,6 +19,19 @@ def test_compiled_blocks_train_as_eager_ones(tmp_path, method):
     assert all(hasattr(b.finish, "__wrapped__") for b in trainer.clip.image.blocks)
     for name, value in eager.items():
         assert (value - compiled[name]).abs().max() < 1e-5, name
+
+
+def test_checkpointing_recomputes_and_trains_the_same(tmp_path, monkeypatch):
+    from backbones import vision
+
+    calls, inner = [], vision.checkpoint
+    monkeypatch.setattr(vision, "checkpoint", lambda *a, **k: calls.append(1) or inner(*a, **k))
+    _, plain = run(config(tmp_path / "a", "IVLP", **AUGMENTED))
+    assert not calls
+    trainer, saved = run(config(tmp_path / "b", "IVLP", **AUGMENTED, **{"TRAIN.CHECKPOINTING": True}))
+    assert len(calls) == 9 * trainer.clip.vision_layers  # nine steps
+    for name, value in plain.items():
+        assert (value - saved[name]).abs().max() < 1e-6, name
 
 
 def losses(folder):
