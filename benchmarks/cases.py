@@ -179,9 +179,11 @@ class CILMPStep(Step):
         return 4 * (12 * per_layer + pairs * (L * D * 4 + 77 * 512 * 12))
 
 
+SHARED = {"dropout_mode": "shared"}
 COCOOP = {"method": "CoCoOp", "part": "step"}
 CASES = {
     "cilmp/text/train/b4c8": ("cilmp", CILMPStep, {"part": "text", "train": True, "B": 4, "C": 8}),
+    "cilmp/text/train/b4c8/shared": ("cilmp", CILMPStep, {"part": "text", "train": True, "B": 4, "C": 8} | SHARED),
     "cilmp/text/eval/b4c8": ("cilmp", CILMPStep, {"part": "text", "train": False, "B": 4, "C": 8}),
     "cilmp/step/train/b4c8": ("cilmp", CILMPStep, {"part": "step", "train": True, "B": 4, "C": 8}),
     "cilmp/step/eval/b4c8": ("cilmp", CILMPStep, {"part": "step", "train": False, "B": 4, "C": 8}),

@@ -14,7 +14,7 @@ def _picture(table, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 4))
+    figure, axes = plt.subplots(figsize=(max(6, 0.7 * len({d["label"] for d in table["data"]})), 4))
     warnings = [n for n in table["notes"] if "confounded" in n or n.startswith("Demo")]
     axes.set_title("\n".join([table["title"], *warnings]), fontsize=9)
     yield axes
@@ -47,5 +47,7 @@ def base2new_bars(table, path):
             means, deviations = zip(*(d["figures"]["accuracy"][column] for d in table["data"]))
             places = [i + 0.27 * (k - 1) for i in range(len(means))]
             axes.bar(places, means, 0.25, yerr=deviations, capsize=3, label=column)
-        axes.set_xticks(range(len(table["data"])), labels=[d["label"] for d in table["data"]], fontsize=8)
+        labels = [d["label"] for d in table["data"]]
+        turned = {"rotation": 40, "ha": "right"} if len(labels) > 6 else {}
+        axes.set_xticks(range(len(labels)), labels=labels, fontsize=8, **turned)
         axes.set_ylabel("accuracy, %")
