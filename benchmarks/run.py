@@ -168,6 +168,7 @@ def scaling_picture(rows, path):
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     found = {r["case"]: r for r in rows}
     middle = {"B": 4, "C": 8, "rows": 32}
@@ -178,13 +179,16 @@ def scaling_picture(rows, path):
             at = dict(zip(("B", "C", "rows"), map(int, sizes)))
             row["at"] = at[axis] if all(at[k] == middle[k] for k in at if k != axis) and at["C"] <= 64 else None
             row["mode"] = mode
-        for mode, form, style in (("train", "fast", "o-"), ("train", "plain", "o--"), ("eval", "fast", "s-"),
-                                  ("eval", "plain", "s--")):  # fmt: skip
+        for mode, form, style in (("train", "fast", "C0o-"), ("train", "plain", "C0o--"), ("eval", "fast", "C1s-"),
+                                  ("eval", "plain", "C1s--")):  # fmt: skip
             for line, unit in enumerate(("seconds", "mib")):
                 points = sorted((r["at"], r[f"{form}_{unit}"]) for r in rows
                                 if r["at"] and r["mode"] == mode and r[f"{form}_{unit}"])  # fmt: skip
                 panels[line][column].plot(*zip(*points), style, label=f"{mode}, {form}", markersize=4)
                 panels[line][column].set(xlabel=title, ylabel=("seconds", "MiB")[line], xscale="log", yscale="log")
+                panels[line][column].xaxis.set_minor_formatter(NullFormatter())
+                ticks = sorted({r["at"] for r in rows if r["at"]})
+                panels[line][column].set_xticks(ticks, labels=list(map(str, ticks)))
     for row in rows:
         del row["at"], row["mode"]
     panels[0][0].legend(fontsize=7)

@@ -1,6 +1,10 @@
 """What methods share that learn inside the towers: the class texts are encoded anew in every step."""
 
-from .base import Learner, unit
+from dassl.utils.errors import ConfigError
+
+from .base import Learner, PromptTrainer, unit
+
+TOWERS = {"both": ("text", "image"), "text": ("text",), "vision": ("image",)}
 
 
 class AdaptedLearner(Learner):
@@ -21,6 +25,18 @@ class AdaptedLearner(Learner):
         """Put adapters into self.clip, or make parameters of it trainable."""
         raise NotImplementedError
 
+    def towers(self):
+        """Names of the towers that cfg.ENCODER chooses; they must have blocks, and the blocks cfg.LAYERS names."""
+        cfg, clip = self.cfg, self.clip
+        if cfg.ENCODER not in TOWERS:
+            raise ConfigError(f"ENCODER {cfg.ENCODER!r}: choose {', '.join(TOWERS)}")
+        if clip.vision_width is None and cfg.ENCODER != "text":
+            raise ConfigError(f"{clip.name} is a ResNet, without transformer blocks: set ENCODER text")
+        depth = max(len(getattr(clip, tower).blocks) for tower in TOWERS[cfg.ENCODER])
+        if any(not 0 <= number < depth for number in cfg.LAYERS):
+            raise ConfigError(f"LAYERS {list(cfg.LAYERS)}: the blocks of {clip.name} are 0 to {depth - 1}")
+        return TOWERS[cfg.ENCODER]
+
     def named_trainables(self):
         inside = [(n, p) for n, p in self.clip.named_parameters() if p.requires_grad]
         return super().named_trainables() + inside
@@ -32,3 +48,14 @@ class AdaptedLearner(Learner):
 
     def logits(self, images):
         return self.score(self.clip.image.encode(images), self.text_features())
+
+
+class AdaptedTrainer(PromptTrainer):
+    """Their trainer: a cosine over steps, and weights in fp32, as what is learned is a part of them."""
+
+    lr_every_step = True
+
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        if self.precision == "fp16":  # AdamW's eps is 0 in half precision, and small steps round away
+            raise ConfigError(f"TRAINER.{self.node_name()}.PREC 'fp16': the towers learn, in fp32 weights; use amp")

@@ -13,29 +13,23 @@ from peft import LoraConfig, inject_adapter_in_model
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import ConfigError
 
-from .adapted import AdaptedLearner
-from .base import PromptTrainer
+from .adapted import AdaptedLearner, AdaptedTrainer
 
 LETTERS = {"q": "q", "k": "k", "v": "v", "o": "out"}
-TOWERS = {"both": "text|image", "text": "text", "vision": "image"}
 
 
 class CLIPLoRALearner(AdaptedLearner):
     """Low-rank factors beside the attention matrices of both towers."""
 
     def adapt(self):
-        cfg, clip = self.cfg, self.clip
-        if cfg.ENCODER not in TOWERS:
-            raise ConfigError(f"TRAINER.CLIPLORA.ENCODER {cfg.ENCODER!r}: choose {', '.join(TOWERS)}")
+        cfg, clip, towers = self.cfg, self.clip, "|".join(self.towers())
         if not cfg.PARAMS or set(cfg.PARAMS) - set(LETTERS):
             raise ConfigError(f"TRAINER.CLIPLORA.PARAMS {cfg.PARAMS!r}: letters of q, k, v, o, e.g. qkv")
-        if clip.vision_width is None and cfg.ENCODER != "text":
-            raise ConfigError(f"{clip.name} is a ResNet, without attention blocks: set TRAINER.CLIPLORA.ENCODER text")
         matrices = "|".join(LETTERS[letter] for letter in cfg.PARAMS)
         layers = "|".join(map(str, cfg.LAYERS)) or r"\d+"
         lora = LoraConfig(
             r=cfg.RANK, lora_alpha=cfg.ALPHA, use_rslora=True, lora_dropout=cfg.DROPOUT, bias="none",
-            target_modules=rf"({TOWERS[cfg.ENCODER]})\.blocks\.({layers})\.({matrices})",
+            target_modules=rf"({towers})\.blocks\.({layers})\.({matrices})",
         )  # fmt: skip
         inject_adapter_in_model(lora, clip)
         self.dropouts = [m.lora_dropout for m in clip.modules() if hasattr(m, "lora_dropout")]
@@ -51,11 +45,10 @@ class CLIPLoRALearner(AdaptedLearner):
 
 
 @TRAINER_REGISTRY.register()
-class CLIPLoRA(PromptTrainer):
+class CLIPLoRA(AdaptedTrainer):
     """Low-rank factors on q, k and v of both towers."""
 
     learner = CLIPLoRALearner
-    lr_every_step = True
     defaults = {
         "RANK": 2,
         "ALPHA": 1,

@@ -17,10 +17,10 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.optim import build_optimizer
 from dassl.utils.errors import ConfigError
 
-from .adapted import AdaptedLearner
-from .base import PromptTrainer
+from .adapted import AdaptedLearner, AdaptedTrainer
 
 MODES = ("ft_clip", "ft_head", "last_layer")
+BELOW = ("stem", "token_embedding", "type_embedding", "position", "embed_norm", "pre_norm")  # the first block
 
 
 class FineTuneLearner(AdaptedLearner):
@@ -49,11 +49,10 @@ class FineTuneLearner(AdaptedLearner):
 
 
 @TRAINER_REGISTRY.register()
-class FineTune(PromptTrainer):
+class FineTune(AdaptedTrainer):
     """All weights of the towers (or the image tower and a head, or the last projections)."""
 
     learner = FineTuneLearner
-    lr_every_step = True
     defaults = {
         "MODE": "ft_clip",  # ft_clip, ft_head, last_layer
         "DECAY": 0.75,  # of the rate, from a block to the one below
@@ -92,7 +91,7 @@ class FineTune(PromptTrainer):
         if part == "blocks":
             below = len(blocks) - 1 - int(rest[0])
         else:
-            below = len(blocks) if part in ("stem", "token_embedding", "position", "embed_norm", "pre_norm") else 0
+            below = len(blocks) if part in BELOW else 0
         return self.cfg.OPTIM.LR * self.node.DECAY**below * (self.node.TEXT_SHARE if tower == "text" else 1)
 
     def model_update(self, names=None):
