@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from dassl.engine import build_trainer
+from dassl.utils import set_random_seed
 from dassl.utils.errors import ConfigError, UserError
 from tests.trainers import plain_methods as plain
 from tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
@@ -98,6 +100,8 @@ def test_lora_options_are_checked(options, message):
         plain.learner(CLIPLoRA, **options)
     with pytest.raises(ConfigError, match="is a ResNet"):
         plain.learner(CLIPLoRA, "resnet")
+    with pytest.raises(ConfigError, match="are 0 to 3"):
+        plain.learner(CLIPSVD, LAYERS=(0, 4))
     only = plain.learner(CLIPLoRA, "resnet", ENCODER="text", PARAMS="qo", LAYERS=(0, 2))
     assert plain.count(only) == 2 * 2 * 2 * 2 * only.clip.text_width
 
@@ -139,12 +143,15 @@ def test_svd_checkpoint_holds_values_and_refuses_other_weights():
     other = plain.learner(CLIPSVD)
     other.load_checkpoint_state(state)
     assert torch.equal(other(x), ours(x))
-    torch.manual_seed(0)
-    from tests.oracle.small_models import small
-
-    stranger = CLIPSVD.learner(ours.cfg, small("openai", seed=7), plain.NAMES)
-    with pytest.raises(UserError, match="other backbone weights"):
-        stranger.load_checkpoint_state(state)
+    tuned = plain.small("openai")  # the same model after a little training, whose sums of S are hardly different
+    with torch.no_grad():
+        for block in tuned.image.blocks:
+            block.fc.weight += 0.03 * block.fc.weight.std() * torch.randn(block.fc.weight.shape)
+    for stranger in (plain.small("openai", seed=7), tuned):
+        with pytest.raises(UserError, match="other backbone weights"):
+            CLIPSVD.learner(ours.cfg, stranger, plain.NAMES).load_checkpoint_state(state)
+    half = plain.small("openai").half().float()  # the same weights, rounded
+    CLIPSVD.learner(ours.cfg, half, plain.NAMES).load_checkpoint_state(state)
 
 
 @pytest.mark.parametrize("family", ["openai", "bert", "resnet"])
@@ -184,6 +191,7 @@ def test_rates_fall_towards_the_input(tmp_path):
     assert rates["image.blocks.0.q.weight"] == pytest.approx(1e-4 * 0.75 ** (L - 1))
     assert rates["image.stem.position"] == pytest.approx(1e-4 * 0.75**L)
     assert rates["text.blocks.0.q.weight"] == pytest.approx(1e-5 * 0.75 ** (trainer.clip.text_layers - 1))
+    assert trainer.rate("text.type_embedding") == trainer.rate("text.token_embedding.weight")
     for group in trainer.optim.param_groups:
         assert (group["weight_decay"] == 0) or all(p.dim() > 1 for p in group["params"])
 
@@ -208,10 +216,37 @@ def test_demo_run_learns_steps_by_the_step_and_serves_other_classes(tmp_path, me
     trainer, state = run(config(tmp_path / "a", method, **options))
     assert trainer.max_epoch == 6 and trainer.get_current_lr() < 1e-5
     cfg = config(tmp_path / "b", method, **options | {"DATASET.SUBSAMPLE_CLASSES": "new"})
-    from dassl.engine import build_trainer
-
     other = build_trainer(cfg)
     other.load_model(str(tmp_path / "a"))
     for name, value in other.model.checkpoint_state().items():
         assert torch.equal(value, state[name])
     assert other.model.eval()(torch.randn(2, 3, 64, 64)).shape == (2, 6)
+
+
+@pytest.mark.parametrize("method", ["CLIPLoRA", "CLIPSVD", "FineTune"])
+def test_a_run_killed_within_an_epoch_resumes_bit_equal(tmp_path, method):
+    """The cosine over steps, AdamW's moments and dropout's random numbers go on where the last epoch ended."""
+    options = AUGMENTED | {"OPTIM.NAME": "adamw", "OPTIM.LR": 1e-4, "TRAIN.CHECKPOINT_FREQ": 1, "OPTIM.MAX_EPOCH": 3}
+    whole, state = run(config(tmp_path / "whole", method, **options))
+    cfg = config(tmp_path / "killed", method, **options)
+    set_random_seed(cfg.SEED)
+    first = build_trainer(cfg)
+    step = first.forward_backward
+
+    def die(batch):
+        if (first.epoch, first.batch_idx) == (1, 1):
+            raise InterruptedError
+        return step(batch)
+
+    first.forward_backward = die
+    with pytest.raises(InterruptedError):
+        first.train()
+    again, resumed = run(cfg)
+    assert again.start_epoch == 1 and again.get_current_lr() == whole.get_current_lr()
+    assert all(torch.equal(state[name], resumed[name]) for name in state)
+
+
+@pytest.mark.parametrize("method", ["CLIPLoRA", "CLIPSVD", "FineTune"])
+def test_learned_weights_are_never_half(tmp_path, method):
+    with pytest.raises(ConfigError, match="use amp"):
+        build_trainer(config(tmp_path / "a", method, **{f"TRAINER.{method.upper()}.PREC": "fp16"}))

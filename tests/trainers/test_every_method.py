@@ -134,3 +134,50 @@ def test_every_family(method, family, tmp_path):
         gradients = torch.autograd.grad(loss, learned, allow_unused=True)
         assert any(g is not None and g.abs().sum() > 0 for g in gradients)
     assert ours(x).shape == (3, 4)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if hasattr(TRAINER_REGISTRY.get(m), "forward_backward")])
+def test_mixed_precision(method, tmp_path):
+    """bf16 on CPU: a finite loss near fp32's, finite gradients in fp32."""
+    ours, (x, y) = learner(method, "openai", tmp_path), plain.batch("openai")
+    learned = [p for _, p in ours.named_trainables()]
+    if not learned or hasattr(ours, "fit"):
+        pytest.skip("no training steps")
+    ours.eval()  # no dropout
+    loss = lambda: ours.losses(x, y)[0] if hasattr(ours, "losses") else ours.loss(x, y)[0]  # noqa: E731
+    full = loss()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = loss()
+    assert abs(full - mixed) < 0.1 * abs(full) + 0.05
+    for g, p in zip(torch.autograd.grad(mixed, learned, allow_unused=True), learned):
+        assert p.dtype == torch.float32 and (g is None or (g.dtype == torch.float32 and torch.isfinite(g).all()))
+
+
+@pytest.mark.parametrize("method", ["ProGrad", "PromptSRC", "TipAdapterF", "CLIPLoRA", "FineTune"])
+def test_a_broken_run_resumes_to_the_same_bits(method, tmp_path):
+    """Stopped after two of four epochs: per-step schedules, averages, dropout and caches go on where they were."""
+    options = {"OPTIM.MAX_EPOCH": 4, "TRAIN.CHECKPOINT_FREQ": 1, "INPUT.TRANSFORMS": ["random_flip", "normalize"],
+               "OPTIM.LR": 0.001}  # fmt: skip
+    _, whole = run(config(tmp_path / "whole", method, **options))
+
+    class Stop(Exception):
+        pass
+
+    kind = TRAINER_REGISTRY.get(method)
+    inner = kind.before_epoch
+
+    def stop(self):
+        if self.epoch == 2:
+            raise Stop
+        inner(self)
+
+    kind.before_epoch = stop
+    try:
+        with pytest.raises(Stop):
+            run(config(tmp_path / "broken", method, **options))
+    finally:
+        kind.before_epoch = inner
+    trainer, resumed = run(config(tmp_path / "broken", method, **options))
+    assert trainer.start_epoch == 2
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
