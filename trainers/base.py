@@ -113,7 +113,8 @@ class Learner(nn.Module):
 
     def score(self, image_features, text_features):
         """Scaled cosine logits (B, C) of features (B, d) and (C, d) or (B, C, d), none normalised yet."""
-        v, t = unit(image_features), unit(text_features)
+        wider = torch.promote_types(image_features.dtype, text_features.dtype)  # of a half-precision tower and ours
+        v, t = unit(image_features.to(wider)), unit(text_features.to(wider))
         cosine = v @ t.mT if t.dim() == 2 else torch.einsum("bd,bcd->bc", v, t)
         return self.clip.scale() * cosine
 

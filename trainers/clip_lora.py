@@ -32,6 +32,9 @@ class CLIPLoRALearner(AdaptedLearner):
             target_modules=rf"({towers})\.blocks\.({layers})\.({matrices})",
         )  # fmt: skip
         inject_adapter_in_model(lora, clip)
+        for p in clip.parameters():
+            if p.requires_grad:
+                p.data = p.data.float()  # whatever the backbone's precision
         self.dropouts = [m.lora_dropout for m in clip.modules() if hasattr(m, "lora_dropout")]
 
     def train(self, mode=True):

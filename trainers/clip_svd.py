@@ -34,17 +34,18 @@ class SVDLinear(nn.Module):
         U, S, Vt = torch.linalg.svd(linear.weight.detach().float(), full_matrices=False)
         rank = len(S) // 4 * 4
         self.out_features, self.in_features = linear.weight.shape
-        self.register_buffer("U", U[:, :rank].contiguous())
-        self.register_buffer("Vt", Vt[:rank].contiguous())
+        self.register_buffer("U", U[:, :rank].to(linear.weight.dtype).contiguous())
+        self.register_buffer("Vt", Vt[:rank].to(linear.weight.dtype).contiguous())
         self.S, self.bias = nn.Parameter(S[:rank].contiguous()), linear.bias
 
     @property
     def weight(self):
         """(m, n)."""
-        return (self.U * self.S) @ self.Vt
+        return (self.U * self.S.to(self.U.dtype)) @ self.Vt
 
     def forward(self, x):
-        return F.linear(F.linear(x, self.Vt) * self.S, self.U, self.bias)
+        z = F.linear(x, self.Vt)
+        return F.linear(z * self.S.to(z.dtype), self.U, self.bias)
 
 
 class CLIPSVDLearner(AdaptedLearner):

@@ -65,6 +65,11 @@ class FineTune(AdaptedTrainer):
         "PREC": "fp32",
     }
 
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        if self.precision == "fp16":
+            raise ConfigError("TRAINER.FINETUNE.PREC fp16 would train half-precision weights: choose amp or fp32")
+
     @classmethod
     def bound_to_classes(cls, cfg):
         return "a row of its head belongs to a class" if cfg.TRAINER.FINETUNE.MODE == "ft_head" else ""

@@ -14,10 +14,11 @@ NAMES = ["melanoma", "basal cell carcinoma", "nevus", "a very long and ragged cl
 LABELS = torch.tensor([0, 2, 3])
 
 
-def learner(trainer, family="openai", names=NAMES, context=None, **options):
-    """A method's learner on a small model, weights as initialised."""
+def learner(trainer, family="openai", names=NAMES, context=None, half=False, **options):
+    """A method's learner on a small model, weights as initialised. half: a backbone in float16."""
     torch.manual_seed(0)
-    return trainer.learner(CfgNode({**trainer.defaults, **options}), small(family), names, context)
+    clip = small(family).half() if half else small(family)
+    return trainer.learner(CfgNode({**trainer.defaults, **options}), clip, names, context)
 
 
 def batch(family, count=3):

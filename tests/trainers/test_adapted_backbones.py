@@ -183,6 +183,13 @@ def test_fine_tuning_parts():
         plain.learner(FineTune, MODE="all")
 
 
+def test_half_precision_weights_are_not_trained(tmp_path):
+    from dassl.engine import build_trainer
+
+    with pytest.raises(ConfigError, match="choose amp or fp32"):
+        build_trainer(config(tmp_path / "a", "FineTune", **{"TRAINER.FINETUNE.PREC": "fp16"}))
+
+
 def test_rates_fall_towards_the_input(tmp_path):
     trainer, _ = run(config(tmp_path / "a", "FineTune", **AUGMENTED, **{"OPTIM.NAME": "adamw", "OPTIM.LR": 1e-4}))
     rates = {name: trainer.rate(name) for name, _ in trainer.model.named_trainables()}

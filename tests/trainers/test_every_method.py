@@ -100,7 +100,7 @@ def test_what_is_learned_is_counted(results):
     assert {m for m, n in counts.items() if n == 0} == {"ZeroshotCLIP", "ZeroshotCLIP2", "TipAdapter"}
 
 
-def learner(method, family, folder):
+def learner(method, family, folder, half=False):
     """A method's learner on a small model of the family, with make-believe rows and sentences."""
     trainer = TRAINER_REGISTRY.get(method)
     rows = folder / "rows.safetensors"
@@ -111,7 +111,7 @@ def learner(method, family, folder):
     context = plain.context(llm=str(rows), classnames=plain.NAMES, train_x=items)
     context.cfg.OPTIM = type("Optim", (), {"MAX_EPOCH": 10})
     options = {"SENTENCES": str(sentences), "N_PROMPTS": 3} if "SENTENCES" in trainer.defaults else {}
-    return plain.learner(trainer, family, context=context, **options)
+    return plain.learner(trainer, family, context=context, half=half, **options)
 
 
 @pytest.mark.parametrize("family", ["openai", "bert", "siglip", "resnet"])
@@ -151,6 +151,21 @@ def test_mixed_precision(method, tmp_path):
     assert abs(full - mixed) < 0.1 * abs(full) + 0.05
     for g, p in zip(torch.autograd.grad(mixed, learned, allow_unused=True), learned):
         assert p.dtype == torch.float32 and (g is None or (g.dtype == torch.float32 and torch.isfinite(g).all()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision_backbone(method, tmp_path):
+    """PREC fp16: the towers in float16, what is learned in float32, logits near those of a float32 backbone."""
+    ours, whole = (learner(method, "openai", tmp_path, half=h).eval() for h in (True, False))
+    x, y = plain.batch("openai")
+    assert all(p.dtype == torch.float32 for n, p in ours.named_trainables() if method != "FineTune")
+    with torch.no_grad():
+        assert (ours(x).float() - whole(x)).abs().max() < 0.5
+    learned = [p for _, p in ours.named_trainables()]
+    if learned and not hasattr(ours, "fit"):
+        loss = ours.losses(x, y)[0] if hasattr(ours, "losses") else ours.loss(x, y)[0]
+        gradients = torch.autograd.grad(loss, learned, allow_unused=True)
+        assert all(torch.isfinite(g).all() for g in gradients if g is not None)
 
 
 @pytest.mark.parametrize("method", ["ProGrad", "PromptSRC", "TipAdapterF", "CLIPLoRA", "FineTune"])
