@@ -51,11 +51,6 @@ class AdaptedLearner(Learner):
 
 
 class AdaptedTrainer(PromptTrainer):
-    """Their trainer: a cosine over steps, and weights in fp32, as what is learned is a part of them."""
+    """Their trainer: a cosine over steps."""
 
     lr_every_step = True
-
-    def check_cfg(self, cfg):
-        super().check_cfg(cfg)
-        if self.precision == "fp16":  # AdamW's eps is 0 in half precision, and small steps round away
-            raise ConfigError(f"TRAINER.{self.node_name()}.PREC 'fp16': the towers learn, in fp32 weights; use amp")

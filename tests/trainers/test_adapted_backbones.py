@@ -251,9 +251,3 @@ def test_a_run_killed_within_an_epoch_resumes_bit_equal(tmp_path, method):
     again, resumed = run(cfg)
     assert again.start_epoch == 1 and again.get_current_lr() == whole.get_current_lr()
     assert all(torch.equal(state[name], resumed[name]) for name in state)
-
-
-@pytest.mark.parametrize("method", ["CLIPLoRA", "CLIPSVD", "FineTune"])
-def test_learned_weights_are_never_half(tmp_path, method):
-    with pytest.raises(ConfigError, match="use amp"):
-        build_trainer(config(tmp_path / "a", method, **{f"TRAINER.{method.upper()}.PREC": "fp16"}))
