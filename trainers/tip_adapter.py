@@ -55,12 +55,13 @@ class TipLearner(Learner):
             return
         x, y = val
         affinity, text_logits = x @ self.keys.T, self.clip.scale() * x @ self.text_features.T
-        score = lambda a, b: (self.mixed(affinity, text_logits, a, b).argmax(-1) == y).float().mean().item()  # noqa: E731
+        right = lambda logits: (logits.argmax(-1) == y).float().mean().item()  # noqa: E731
         (scale_b, scale_a), (steps_b, steps_a) = self.cfg.SEARCH_SCALE, self.cfg.SEARCH_STEP
-        best = score(*self.blend)
+        best = right(self.mixed(affinity, text_logits, *self.blend))
         for beta in grid(scale_b, steps_b):
+            cached = self.mixed(affinity, 0, 1, beta)  # once for all alphas
             for alpha in grid(scale_a, steps_a):
-                if (found := score(alpha, beta)) > best:
+                if (found := right(text_logits + alpha * cached)) > best:
                     best, self.blend[0], self.blend[1] = found, alpha, beta
         print(f"alpha {self.blend[0]:.3f}, beta {self.blend[1]:.3f}: val accuracy {100 * best:.1f}")
 
@@ -84,7 +85,7 @@ DEFAULTS = {
     "INIT_ALPHA": 1.0,
     "INIT_BETA": 1.0,
     "SEARCH_SCALE": (50, 50),  # of beta, of alpha
-    "SEARCH_STEP": (200, 20),
+    "SEARCH_STEP": (200, 200),
     "AUGMENT_EPOCH": 10,  # views of each image that make a key
     "TEMPLATE": "a photo of a {}.",
     "PREC": "fp32",
