@@ -143,7 +143,7 @@ class QuickGELU(nn.Module):
 
     def forward(self, x):
         if torch.is_grad_enabled():
-            return F.silu(x * 1.702) / 1.702
+            return F.silu(x * 1.702).div_(1.702)
         return F.silu(x.mul(1.702), inplace=True).div_(1.702)
 
 

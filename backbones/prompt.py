@@ -44,18 +44,36 @@ def narrow_tokens(tokens, images, classes):
     return narrow(tokens, images, classes) if torch.is_tensor(tokens) else tokens.narrow(images, classes)
 
 
+class Ragged:
+    """Which of P tokens each of C classes has: the first lengths[c] of them; the rest is padding.
+
+    mask: (C, P) bool. index: (n,), where the n tokens stand in the flattened mask, so that what is done token by
+    token can leave padding out. lengths are plain ints: a class slice needs no answer from the device.
+    """
+
+    def __init__(self, mask, lengths, index=None):
+        self.mask, self.lengths = mask, lengths
+        self.index = mask.flatten().nonzero().squeeze(1) if index is None else index
+
+    def __getitem__(self, classes):
+        first, last, _ = classes.indices(len(self.lengths))
+        before, inside = sum(self.lengths[:first]), sum(self.lengths[first:last])
+        index = self.index[before : before + inside] - first * self.mask.shape[1]
+        return Ragged(self.mask[classes], self.lengths[classes], index)
+
+
 @dataclass
 class Segment:
     """A run of P tokens that stands at the same place in every sequence.
 
     levels: tokens of the levels 0..J-1, each (b, c, P, d_t) dense or LowRank.
     position: (1 or C, P) index into the position table.
-    valid: (C, P) bool, or None where all tokens count.
+    valid: Ragged, or None where all tokens count.
     """
 
     levels: list
     position: torch.Tensor
-    valid: torch.Tensor = None
+    valid: Ragged = None
 
     @property
     def depth(self):
@@ -131,6 +149,7 @@ class Frame(nn.Module):
         split = 1 if place == "middle" else 0
         order = [pieces[0], *slots[:split], pieces[1], *slots[split:], pieces[2]]
         self.order = [(kind, int(n.max())) for kind, n in order if int(n.max()) > 0]
+        self.ragged = {}  # kind: lengths of its C runs, None where they are equal
         offset, taken = torch.zeros_like(last), torch.zeros_like(last)
         for kind, n in order:
             if int(n.max()) == 0:
@@ -176,7 +195,10 @@ class Frame(nn.Module):
         if bool((offset == offset[0]).all()):
             position = position[:1]
         self.register_buffer(f"{kind}_position", position, persistent=False)
-        self.register_buffer(f"{kind}_valid", None if bool(valid.all()) else valid, persistent=False)
+        self.ragged[kind] = None if bool(valid.all()) else n.tolist()
+        if self.ragged[kind]:
+            self.register_buffer(f"{kind}_valid", valid, persistent=False)
+            self.register_buffer(f"{kind}_index", valid.flatten().nonzero().squeeze(1), persistent=False)
         if isinstance(kind, str):
             source = (taken[:, None] + step).clamp(max=ids.shape[1] - 1)
             picked = ids.gather(1, source)
@@ -205,9 +227,12 @@ class Frame(nn.Module):
             for tokens in levels:
                 if tokens.shape[2] != n:
                     raise ValueError(f"slot {kind}: {tokens.shape[2]} tokens given, the frame has {n}")
-            position, valid = getattr(self, f"{kind}_position"), getattr(self, f"{kind}_valid")
-            segments.append(Segment(levels, position, valid))
+            segments.append(Segment(levels, getattr(self, f"{kind}_position"), self._valid(kind)))
         return PromptSequence(segments, (self.where, self.pooled), self.classes)
+
+    def _valid(self, kind):
+        lengths = self.ragged[kind]
+        return lengths and Ragged(getattr(self, f"{kind}_valid"), lengths, getattr(self, f"{kind}_index"))
 
     def _words(self, kind, words):
         return getattr(self, f"{kind}_tokens") if words is None else words(getattr(self, f"{kind}_ids"))[None]

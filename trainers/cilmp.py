@@ -26,6 +26,7 @@ from .interventions import (
     coordinates_hidden_dropout,
     coordinates_shared_dropout,
     kaiming,
+    on_rows,
 )
 from .visual import VisualPrompts
 
@@ -84,8 +85,8 @@ class CILMPLearner(Learner):
 
     def image_free(self):
         """(A h of the rows between, prefix terms, suffix terms): depends on classes and weights only."""
-        between = torch.matmul(self.h_between.flatten(0, 1), self.A.mT).unflatten(1, self.h_between.shape[:2])
-        return between, self.prefix.source_terms(self.h_prefix), self.suffix.source_terms(self.h_suffix)
+        prefix, suffix = self.prefix.source_terms(self.h_prefix), self.suffix.source_terms(self.h_suffix)
+        return on_rows(self.h_between, self.A), prefix, suffix
 
     def _coordinates(self, module, h, terms, v):
         """u (J, B, C, P, r) of intervened rows, with the configured dropout in training."""

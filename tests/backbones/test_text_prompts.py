@@ -138,6 +138,20 @@ def test_rows_beyond_a_class_s_length_change_nothing(family):
         torch.testing.assert_close(text.encode(frame.fill(levels)), text.encode(frame.fill(spoiled)))
 
 
+@pytest.mark.parametrize("family", ["openai", "bert"])
+def test_padding_of_short_names_never_enters_a_block(family):
+    _, _, text = sentences(family)
+    seen = []
+    hook = text.blocks[1].fc.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape[:-1].numel()))
+    with torch.no_grad():
+        text.encode(text.frame(NAMES, [M]).fill(tokens("both", LAYERS)))
+    hook.remove()
+    words = text.tokenize(NAMES)[1]  # start is token 0, the end token stands at words: words tokens after the start
+    assert words.min() < words.max()
+    start = 1 if family == "openai" else B * C  # a causal start token sees itself alone: one for all
+    assert seen == [start + B * int(words.sum())]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_room_names_the_class_and_what_would_fit(family):
     text = small(family).text

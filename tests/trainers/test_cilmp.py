@@ -37,11 +37,12 @@ def both(family, lengths, D=40, depth=12, chunk=0, B=3, layers=None, **options):
                          **{**SMALL, **options})  # fmt: skip
     cases.wake(ours)
     ours.eval()
-    learned = cases.official_tensors(ours)
+    learned = {k: v.detach().double().requires_grad_() for k, v in cases.official_tensors(ours).items()}
     ids = cases.tokenizer(family)([f"{n}." for n in names], clip.context_length)
     x, labels = images(family, B), torch.arange(B) % len(lengths)
-    start = int(clip.text.starts)
-    plain = plain_cilmp(model.requires_grad_(False), learned, llm, ids, x, 2, 2, start=start)
+    start, llm = int(clip.text.starts), [h.double() for h in llm]
+    model = model.double().requires_grad_(False)  # the judge does not round
+    plain = plain_cilmp(model, learned, llm, ids, x.double(), 2, 2, start=start)
     F.cross_entropy(plain["logits"], labels).backward()
     logits = ours(x)
     F.cross_entropy(logits, labels).backward()
