@@ -19,9 +19,9 @@ from .attention import DenseKV, attend
 from .prompt import Frame
 from .rank import LowRank, RankKV, RankMap
 
-# Tokens whose layer states are kept at once (times width): 8192 tokens of width 512, about 2.5 GiB over 12 layers
+# Tokens whose layer states are kept at once (times width): 4096 tokens of width 512, about 1.5 GiB over 12 layers
 # in training. A larger (image, class) grid runs in pieces that are recomputed in backward.
-TOKENS_AT_ONCE = 2**22
+TOKENS_AT_ONCE = 2**21
 
 
 class TextTower(nn.Module):
