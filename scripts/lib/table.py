@@ -122,7 +122,7 @@ def build(request, jobs):
         if figures:
             data.append(row | {"figures": figures})
     if request.protocol == "cross_dataset":
-        columns = list(dict.fromkeys(j.part for j in jobs))
+        columns = list(dict.fromkeys(j.part for j in jobs if not j.why_not))
     header = ["method"] + (["shots"] if request.protocol == "few_shot" else [])
     header += [f"{c} {TITLES[m]}" for m in METRICS for c in map(_short, columns)] + list(COSTS)
     cells = [_cells(request, d, columns) for d in data]

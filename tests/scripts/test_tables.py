@@ -89,6 +89,13 @@ def test_unfinished_and_undefined_runs_are_named(tmp_path):
     assert "Probe: not run here - its weights belong to its classes" in notes
 
 
+def test_a_method_that_is_not_run_adds_no_column(tmp_path):
+    jobs = [job(tmp_path, "C", 1, part, 50) for part in ("train_all", "test_b")]
+    jobs.append(Job("Probe", 16, 1, "train", None, tmp_path / "none", why_not="its weights belong to its classes"))
+    header = tables.build(request(protocol="cross_dataset", targets=[]), jobs)["header"]
+    assert header[:5] == ["method", "test acc", "b acc", "test F1", "b F1"]
+
+
 def test_files(tmp_path):
     table = tables.build(request(), base2new(tmp_path))
     tables.save(table, tmp_path / "out")
