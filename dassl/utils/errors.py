@@ -1,6 +1,7 @@
 """Errors a person can mend: one line that says what, where and how."""
 
 import difflib
+import signal
 import sys
 
 
@@ -40,13 +41,22 @@ def unknown_name(kind, name, known, remedy=""):
     return UnknownName(f"unknown {kind} {name!r}{hint} Known: {listing}.{' ' + remedy if remedy else ''}")
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: as Ctrl-C, but for its exit code."""
+
+
+def _terminated(*_):
+    raise Terminated
+
+
 def run_main(main, resume_hint=""):
-    """Run a script's main(); a UserError becomes one line and exit code 2, Ctrl-C exit code 130."""
+    """Run a script's main(); a UserError becomes one line and exit code 2, Ctrl-C exit code 130, SIGTERM 143."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         sys.exit(main() or 0)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"\ninterrupted - nothing finished is lost. {resume_hint}".rstrip(), file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
