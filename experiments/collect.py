@@ -19,7 +19,7 @@ def records(output, split="test", quiet=False):
         try:
             content = read_json_object(path)
             record = content if "spec" in content else before_specs(content, path)
-            record["metrics"]["accuracy"], record["cost"], record["seed"]  # noqa: B018 - what every record has
+            record["metrics"]["accuracy"], record["cost"], record["seed"]
         except (UserError, KeyError, TypeError, ValueError, IndexError) as error:
             if not quiet:
                 why = str(error) if isinstance(error, UserError) else "it is not a run's results"

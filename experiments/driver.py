@@ -7,7 +7,7 @@ from . import tables
 from .collect import records
 from .launch import Launch, resolved
 from .pictures import draw
-from .settings import Request, base_config
+from .settings import base_config
 
 
 def run_protocol(request, stem="table", output=None):

@@ -10,7 +10,7 @@ Judged is the text of a split, not the pixels: an image replaced under its old n
 """
 
 import inspect
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from dassl.utils.io import sha256_file, sha256_of
@@ -55,7 +55,7 @@ class _Hidden:
         return 0
 
 
-@lru_cache(maxsize=None)
+@cache
 def _data(name, root, hidden):
     import datasets
 

@@ -1,7 +1,8 @@
 """Many sentences a class, for methods that average over an ensemble of prompts (BiomedCoOp).
 
-Stored as readable JSON, one file a data set and LLM: {class: [sentences]}; the entry "__facts__" says how they
-were made. A JSON of one's own (the official lists of 50 a class, say) needs no such entry.
+Stored as readable JSON, one file a data set, LLM and way of asking: {class: [sentences]}; the entry "__facts__" says
+how they were made, and which file is read is told from it (see `shelf`). A JSON of one's own (the official lists of
+50 a class, say) needs no such entry.
 """
 
 import re
@@ -12,14 +13,15 @@ import torch
 from tqdm import tqdm
 
 from dassl.utils.errors import UnknownName, UserError
-from dassl.utils.io import read_json, write_json
-from dassl.utils.paths import cache_root
+from dassl.utils.io import read_json_object, sha256_of, write_json
 
-from . import language_model
-from .llms import find
+from . import language_model, shelf
+from .language_model import resolve_compute
+from .llms import find, identity
 from .names import check_distinct, match, normalised
-from .store import SHIPPED, store_name
+from .store import listing
 
+ENDING = ".prompts.json"
 FACTS = "__facts__"
 ASKED = (  # question, and how the answer begins: a small LLM left alone often talks of something else
     ("In one sentence, describe what {class} looks like.", "An image of {class} shows"),
@@ -31,37 +33,73 @@ WORDS = (6, 32)  # of a usable sentence; more would not fit a text tower's conte
 ROUNDS = 12  # of asking before giving up
 
 
-def ensembles_name(dataset, llm):
-    return store_name(dataset, llm).with_suffix("").as_posix() + ".prompts.json"
-
-
 class PromptEnsembles:
-    """The stored sentences of a data set's classes; `llm` may be the path of a JSON {class: [sentences]}."""
+    """The stored sentences of a data set's classes.
 
-    def __init__(self, dataset, llm):
-        self.dataset, self.llm = dataset, str(llm)
+    Args:
+        dataset: its name.
+        llm: whose sentences; or the path of a JSON {class: [sentences]}, which is read as it is.
+        phrases: {class: wording}: only sentences that were asked for in it (the bare name where a class has none);
+            None: in any.
+        seed: only those sampled with it; None: any.
+    """
 
-    def path(self):
-        given = Path(self.llm).expanduser()
-        if given.suffix == ".json":
-            return given if given.is_file() else None
-        name = ensembles_name(self.dataset, self.llm)
-        return next((p for p in (cache_root() / "knowledge" / name, SHIPPED / name) if p.is_file()), None)
+    def __init__(self, dataset, llm, phrases=None, seed=None):
+        self.dataset, self.llm, self.phrases = dataset, str(llm), phrases
+        self.wanted = {} if seed is None else {"seed": str(seed)}
+
+    def path(self, classnames=()):
+        """The file that is read; None where there is none."""
+        try:
+            return self._found(classnames)[0]
+        except UnknownName:
+            return None
+
+    def missing(self, classnames):
+        """"" where every class has sentences; else in one line what is missing and what to run."""
+        try:
+            self._found(classnames)
+        except UnknownName as reason:
+            return str(reason)
+        return ""
 
     def lookup(self, classnames, n=None):
         """list[list[str]]: the first n sentences of each class (None: all there are), classes in the order asked."""
-        path = self.path()
-        if path is None:
-            raise UnknownName(f"{self.dataset}: no sentences by {self.llm}; {self._remedy()}")
+        path, found = self._found(classnames)
         stored = read_sentences(path)
-        found = match(classnames, stored, f"{self.dataset} ({path})")
         for name in classnames:
-            if name not in found:
-                raise UnknownName(f"{self.dataset}: {path} has no sentences for {name!r}; {self._remedy()}")
             if n is not None and len(stored[found[name]]) < n:
                 raise UserError(f"{self.dataset}: {path} has {len(stored[found[name]])} sentences for {name!r}, {n} "
                                 f"were asked for; lower the number, or {self._remedy(n)}")
         return [stored[found[name]][:n] for name in classnames]
+
+    def sha256(self, classnames, n=None):
+        """SHA-256 of the sentences that `lookup` gives; the order of the classes plays no part."""
+        return sha256_of(dict(zip(classnames, self.lookup(classnames, n))))
+
+    def _found(self, classnames):
+        """(path, {asked: stored name}); UnknownName if a class is missing."""
+        if self.llm.endswith(".json"):
+            return self._given(classnames)
+        words = None if self.phrases is None else {name: self.phrases.get(name, name) for name in classnames}
+        there = entries(self.dataset)
+        fit = shelf.pick(shelf.by_llm(there, self.llm), classnames, words, self.wanted,
+                         f"sentences on {self.dataset} by {self.llm}")
+        if fit is None:
+            missing, instead = shelf.nearest(there, classnames, words, self.wanted, self.llm)
+            what = f" for {listing(missing)}" if missing else ""
+            instead = f" ({instead}; its path in place of the LLM takes it as it is)" if instead else ""
+            raise UnknownName(f"{self.dataset}: no sentences by {self.llm}{what}{instead}; {self._remedy()}")
+        return fit[0].path, fit[1]
+
+    def _given(self, classnames):
+        path = Path(self.llm).expanduser()
+        if not path.is_file():
+            raise UnknownName(f"{self.dataset}: there is no file of sentences {path.absolute()}")
+        found = match(classnames, read_sentences(path), f"{self.dataset} ({path})")
+        if missing := [name for name in classnames if name not in found]:
+            raise UnknownName(f"{self.dataset}: {path} has no sentences for {listing(missing)}; {self._remedy()}")
+        return path, found
 
     def _remedy(self, n=50):
         if self.llm.endswith(".json"):
@@ -70,12 +108,22 @@ class PromptEnsembles:
                 f"--sentences {n}")
 
 
+def entries(dataset):
+    """What the stored files of a data set hold, the cache's first; those without "__facts__" are nobody's."""
+    found = ((path, read_json_object(path)) for path in shelf.paths(dataset, ENDING))
+    return [_entry(path, content) for path, content in found if FACTS in content]
+
+
+def _entry(path, content):
+    facts = {"compute": "fp32", **content[FACTS]}
+    words = {name: facts["phrases"].get(name, name) for name in content if name != FACTS}
+    settings = {key: str(value) for key, value in facts.items() if key not in ("llm", "phrases")}
+    return shelf.Entry(path, facts["llm"], settings, words)
+
+
 def read_sentences(path):
     """{class: [sentences]} of a JSON file, checked."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected an object {{class: [sentences]}}")
-    content = {name: lines for name, lines in content.items() if name != FACTS}
+    content = {name: lines for name, lines in read_json_object(path).items() if name != FACTS}
     for name, lines in content.items():
         good = isinstance(lines, list) and lines and all(isinstance(s, str) and s.strip() for s in lines)
         if not good:
@@ -88,28 +136,34 @@ def sample(dataset, classnames, llm, n=50, phrases=None, seed=1, compute="auto",
 
     phrases: {class: wording} to ask with, as in `extraction.questions_for`. The noise depends on seed, class and round
     only. A sentence counts when it names the class, is whole and has a usable length; UserError where ROUNDS
-    rounds of asking give fewer than n.
+    rounds of asking give fewer than n. compute: as in `extraction.extract`.
     """
     check_distinct(classnames, dataset)
-    files, path = find(llm), cache_root() / "knowledge" / ensembles_name(dataset, llm)
-    facts = {"llm": str(llm), "llm_hash": files.hash, "seed": seed, "asked": [" ".join(pair) for pair in ASKED],
-             "phrases": phrases or {}, **SAMPLING}
-    stored = _kept(path, SHIPPED / ensembles_name(dataset, llm), facts)
+    if n < 1:
+        raise UserError(f"{n} sentences a class: give a whole number above 0")
+    facts = {"llm_hash": identity(llm) or find(llm).hash, "seed": seed, "asked": [" ".join(pair) for pair in ASKED],
+             **SAMPLING, "compute": resolve_compute(compute, device)}
+    words = {name: (phrases or {}).get(name, name) for name in classnames}
+    settings, there = {key: str(value) for key, value in facts.items()}, entries(dataset)
+    free = ("compute",) if compute == "auto" else ()
+    for entry in shelf.complete(there, settings, words, free):
+        if all(len(s) >= n for s in map(read_sentences(entry.path).get, classnames)):
+            return entry.path
+    home = shelf.continued(there, settings, words)
+    path = home.path if home else shelf.new_path(dataset, llm, settings, words, ENDING)
+    stored, asked = {}, {}
+    for entry in [home, *there] if home else there:
+        if entry.settings == settings:
+            kept = {name: word for name, word in entry.words.items() if words.get(name, word) == word}
+            sentences = read_sentences(entry.path)
+            stored = {**{name: sentences[name] for name in kept}, **stored}
+            asked = {**kept, **asked}
+    model = language_model.LanguageModel(llm, find(llm), settings["compute"], device)
     missing = [name for name in classnames if len(stored.get(name, ())) < n]
-    if not missing:
-        return path if path.is_file() else SHIPPED / ensembles_name(dataset, llm)
-    model = language_model.LanguageModel(llm, files, compute, device)
     for name in tqdm(missing, desc=f"{dataset}: sentences by {llm}", unit="class", disable=not progress):
-        stored[name] = _sample_class(model, name, (phrases or {}).get(name, name), n, seed)
-        write_json({FACTS: facts, **stored}, path)
+        stored[name], asked[name] = _sample_class(model, name, words[name], n, seed), words[name]
+        write_json({FACTS: {"llm": str(llm), **facts, "phrases": asked}, **stored}, path)
     return path
-
-
-def _kept(path, shipped, facts):
-    source = path if path.is_file() else shipped
-    if not source.is_file() or read_json(source).get(FACTS) != facts:
-        return {}
-    return read_sentences(source)
 
 
 def _sample_class(model, name, phrase, n, seed):

@@ -1,8 +1,8 @@
 """Asking an LLM about each class of a data set, and storing what it had in mind (see `store` for the file).
 
 The question goes through the tokenizer's chat template when it has one, the answer is greedy. Rows already stored
-by the same LLM, in the same words and settings, are kept; the file is written as classes are finished, so an
-interrupted run goes on where it was.
+by the same LLM, in the same words and settings, are kept; what was stored in others stays in a file of its own. The
+file is written as classes are finished, so an interrupted run goes on where it was.
 """
 
 import json
@@ -17,11 +17,11 @@ from tqdm import tqdm
 from dassl.utils.errors import UserError
 from dassl.utils.io import atomic_path
 
-from . import language_model
+from . import language_model, shelf
 from .language_model import DTYPES, resolve_compute
-from .llms import find
+from .llms import find, identity
 from .names import check_distinct
-from .store import cached_path, read_metadata, shipped_path
+from .store import POOLS, KnowledgeStore, entries, is_place, read_metadata
 
 TEMPLATE = "In an image, describe the distinctive visual features of {class}."
 ROWS = {
@@ -29,7 +29,6 @@ ROWS = {
               "last row is after the final norm",
     "tokens": "one a token of the answer, end token included, last layer after the final norm",
 }
-SETTINGS = ("llm_hash", "template", "pool", "dtype", "compute", "max_new_tokens")  # rows of one file agree in these
 SAVE_SECONDS = 5.0
 
 
@@ -51,39 +50,50 @@ def extract(dataset, classnames, llm, questions=None, template=TEMPLATE, pool="l
         questions: {class: text} or a list in the order of classnames; default: template with the bare name.
         pool: "layers" or "tokens", see ROWS.
         dtype: of the stored rows: fp32, bf16, or fp16 (an error where a value is out of its range).
-        compute: of the LLM: auto (fp32 on CPU, bf16 on GPU), fp32, bf16, fp16, 8bit, 4bit.
+        compute: of the LLM: fp32, bf16, fp16, 8bit, 4bit; auto: fp32 on CPU, bf16 on GPU, and content with rows of
+            any if all are there.
         batch_size: questions answered at once. Rounding differs a little with it, so an answer may.
         force: extract again what is stored.
 
     Raises UserError that names the class: empty answer, a value not finite or out of range.
     """
-    classnames, path = list(classnames), cached_path(dataset, llm, pool)
+    classnames = list(classnames)
     questions = _questions(classnames, questions, template)
-    if dtype not in DTYPES:
-        raise UserError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    _check(pool, dtype, max_new_tokens, batch_size)
     check_distinct(classnames, dataset)
-    files = find(llm)
-    settings = {"llm_hash": files.hash, "template": template, "pool": pool, "dtype": dtype,
+    if is_place(llm):  # rows lie there, or a class is missing
+        return KnowledgeStore(dataset, llm, pool)._found(classnames)[0]
+    settings = {"llm_hash": identity(llm) or find(llm).hash, "template": template, "pool": pool, "dtype": dtype,
                 "compute": resolve_compute(compute, device), "max_new_tokens": str(max_new_tokens)}
-    shipped = shipped_path(dataset, llm, pool)
-    start = path if path.is_file() else shipped
-    draft = _Draft.resume(start, path, settings, {} if force else questions)
+    there = entries(dataset)
+    done = shelf.complete(there, settings, questions, free=("compute",) if compute == "auto" else ())
+    if done and not force:
+        return done[0].path
+    draft = _Draft.resume(dataset, llm, there, settings, questions)
     missing = [name for name in classnames if force or name not in draft.rows]
-    if not missing:
-        return start
+    files = find(llm)
     draft.facts |= {"dataset": dataset, "llm": str(llm), "llm_file": files.gguf}
     model = language_model.LanguageModel(llm, files, settings["compute"], device)
     draft.facts["chat_template"] = "yes" if model.has_chat_template else "no"
     bar = tqdm(total=len(missing), desc=f"{dataset}: asking {llm}", unit="class", disable=not progress)
     try:
-        for i in range(0, len(missing), max(1, batch_size)):
-            _ask(model, missing[i: i + max(1, batch_size)], questions, pool, dtype, max_new_tokens, draft)
+        for i in range(0, len(missing), batch_size):
+            _ask(model, missing[i: i + batch_size], questions, pool, dtype, max_new_tokens, draft)
             bar.update(min(batch_size, len(missing) - i))
             draft.save_now_and_then()
     finally:  # Ctrl-C and errors keep what is finished
         bar.close()
         draft.save()
-    return path
+    return draft.path
+
+
+def _check(pool, dtype, max_new_tokens, batch_size):
+    for name, value, choices in (("pool", pool, POOLS), ("dtype", dtype, DTYPES)):
+        if value not in choices:
+            raise UserError(f"{name} {value!r}: choose one of {', '.join(choices)}")
+    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name} {value}: give a whole number above 0")
 
 
 def _questions(classnames, questions, template):
@@ -128,22 +138,24 @@ class _Draft:
         self.facts, self.changed, self.saved_at = dict(settings), False, time.monotonic()
 
     @classmethod
-    def resume(cls, source, path, settings, questions):
-        """From the rows of `source` that were made with the same settings and, where asked again, in these words."""
-        draft = cls(path, settings)
-        if not source.is_file():
-            return draft
-        old = read_metadata(source)
-        if any(old.get(key) != settings[key] for key in SETTINGS):
-            return draft
-        draft.facts = {k: v for k, v in old.items() if isinstance(v, str)}
-        with safe_open(source, "pt") as f:
-            for name in old["classes"]:
-                asked = old["questions"].get(name, "")
-                if questions.get(name, asked) == asked:
-                    draft.rows[name] = f.get_tensor(name)
-                    draft.questions[name], draft.answers[name] = asked, old["answers"].get(name, "")
+    def resume(cls, dataset, llm, there, settings, questions):
+        """In the file of the same settings where no class was asked in other words, else in a new one; with the rows
+        of every file of these settings, but for classes that are asked in other words now."""
+        home = shelf.continued(there, settings, questions)
+        draft = cls(home.path if home else shelf.new_path(dataset, llm, settings, questions, ".safetensors"), settings)
+        for entry in [home, *there] if home else there:
+            if entry.settings == settings:
+                draft.take(entry, questions)
         return draft
+
+    def take(self, entry, questions):
+        old = read_metadata(entry.path)
+        self.facts = {**{k: v for k, v in old.items() if isinstance(v, str)}, **self.facts}
+        with safe_open(entry.path, "pt") as f:
+            for name, asked in entry.words.items():
+                if name not in self.rows and questions.get(name, asked) == asked:
+                    self.rows[name] = f.get_tensor(name)
+                    self.questions[name], self.answers[name] = asked, old["answers"].get(name, "")
 
     def add(self, name, rows, question, answer):
         self.rows[name], self.questions[name], self.answers[name], self.changed = rows, question, answer, True

@@ -17,8 +17,14 @@ COMPUTE = ("auto", *DTYPES, "8bit", "4bit")
 
 
 def resolve_device(device):
-    """A torch.device; "auto" is CUDA where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    """A torch.device; "auto" is CUDA where there is one. UserError for one that is not there."""
+    try:
+        found = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} is none that PyTorch has here ({_first_line(error)}); choose auto, cpu, "
+                        f"cuda, cuda:1 ...") from None
+    return found
 
 
 def resolve_compute(compute, device):

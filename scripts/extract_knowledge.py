@@ -5,11 +5,14 @@
     python scripts/extract_knowledge.py --dataset BUSI --llm meta-llama/Meta-Llama-3-8B --device cuda --dtype bf16
     python scripts/extract_knowledge.py --dataset mydata --llm ~/models/some.gguf --classes "melanoma;nevus"
     python scripts/extract_knowledge.py --dataset mydata --llm smollm2-135m --sentences 50     # for BiomedCoOp
+    python scripts/extract_knowledge.py --plugin my_reader.py --dataset MyDataset --root ~/data --llm smollm2-135m
 
-What is stored by the same LLM in the same words is kept (--force asks again). Files go under $CILMP_CACHE.
+What is stored by the same LLM in the same words is kept (--force asks again); other words, templates or dtypes get a
+file of their own. Files go under $CILMP_CACHE (default ~/.cache/cilmp).
 """
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -27,6 +30,7 @@ def parser():
     p.add_argument("--llm", required=True, help="hub id, model folder, GGUF file, or one of: "
                    + ", ".join(name for name, _ in knowledge.known()))
     p.add_argument("--root", default="", help="where data sets live (default: $DATA, else data/ here)")
+    p.add_argument("--plugin", action="append", default=[], help="FILE.py or module with your own reader")
     p.add_argument("--classes", default="", metavar='"A;B;C"', help="only these; also where no data set is at hand")
     p.add_argument("--template", default=knowledge.TEMPLATE, help="the question, with {class} in it")
     p.add_argument("--wording", choices=["bare", "dataset"], default="dataset",
@@ -44,22 +48,52 @@ def parser():
     return p
 
 
-def classes_and_phrases(dataset, root="", classes="", wording="dataset"):
+def classes_and_phrases(dataset, root="", classes="", wording="dataset", plugins=()):
     """(class names, {class: what to call it in the question}) of a data set.
 
-    `classes` "a;b" restricts them, or names those of a set that is not on this machine.
+    `classes` "a;b" restricts them, or names those of a set that is not on this machine. The reader of a plugin gives
+    its own names, see `facts_of_reader`.
     """
     import datasets
+    from scripts.lib.settings import load_plugins
 
+    load_plugins(plugins)
+    own = plugin_readers()
     chosen = [name.strip() for name in classes.split(";") if name.strip()]
     try:
-        info = datasets.info(dataset, root)
+        info = facts_of_reader(own[dataset], dataset, root, plugins) if dataset in own else datasets.info(dataset, root)
     except UserError:
         if not chosen:
             raise
         return chosen, {}
     names = chosen or list(info.classnames)
     return names, phrases(info, names) if wording == "dataset" else {}
+
+
+def plugin_readers():
+    """{name: class} of the registered readers that are not this repository's."""
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    found = {name: DATASET_REGISTRY.get(name) for name in DATASET_REGISTRY.registered_names()}
+    return {name: c for name, c in found.items() if c.__module__.split(".")[0] not in ("datasets", "dassl")}
+
+
+def facts_of_reader(reader, dataset, root, plugins):
+    """DatasetInfo of a reader of the user's own: from its class's `classnames`, else from its data, read once."""
+    from datasets.locate import describe
+
+    offered = getattr(reader, "classnames", None)
+    if isinstance(offered, (list, tuple)):
+        return describe(dataset, offered)
+    from dassl.config import merge_from_list
+    from scripts.lib.settings import base_config
+
+    cfg = base_config(plugins)
+    folder = os.path.abspath(os.path.expanduser(root or os.environ.get("DATA", "") or "data"))
+    merge_from_list(cfg, ["DATASET.NAME", dataset, "DATASET.ROOT", folder, "DATASET.NUM_SHOTS", -1])
+    cfg.freeze()
+    built = reader(cfg)
+    return getattr(built, "info", None) or describe(dataset, built.classnames)
 
 
 def phrases(info, classnames):
@@ -82,24 +116,38 @@ def table(rows, width=88):
     return tabulate(rows, headers=["class", "answer"], maxcolwidths=[24, width], tablefmt="simple_grid")
 
 
+def say_how_to_read(store, names, path):
+    """Where other rows or sentences by the same LLM are stored too, a run must be told which are meant."""
+    try:
+        alone = store.path(names) == path
+    except UserError:
+        alone = False
+    if not alone:
+        print(f"Others by {store.llm} are stored too; a run that should read these needs LLM={path}")
+
+
 def main(argv=None):
     args = parser().parse_args(argv)
-    names, called = classes_and_phrases(args.dataset, args.root, args.classes, args.wording)
+    if args.sentences < 0:
+        raise UserError(f"--sentences {args.sentences}: give a whole number above 0")
+    names, called = classes_and_phrases(args.dataset, args.root, args.classes, args.wording, args.plugin)
     if args.sentences:
         path = knowledge.sample(args.dataset, names, args.llm, args.sentences, called, args.seed, args.compute,
                                 args.device)
-        lines = knowledge.PromptEnsembles(args.dataset, args.llm).lookup(names, args.sentences)
+        lines = knowledge.PromptEnsembles(args.dataset, path).lookup(names, args.sentences)
         print(table([(name, "\n".join(s)) for name, s in zip(names, lines)]))
         print(f"{args.sentences} sentences a class: {path}")
+        say_how_to_read(knowledge.PromptEnsembles(args.dataset, args.llm), names, path)
         return
     asked = knowledge.questions_for(names, args.template, called)
     path = knowledge.extract(args.dataset, names, args.llm, asked, args.template, args.pool, args.dtype, args.compute,
                              args.device, args.max_new_tokens, args.batch_size, force=args.force)
-    store = knowledge.KnowledgeStore(args.dataset, args.llm, args.pool)
+    store = knowledge.KnowledgeStore(args.dataset, path, args.pool)
     h, lengths = store.lookup(names)
     print(table(zip(names, store.answers(names))))
     print(f"asked: {asked[names[0]]}")
     print(f"{len(names)} classes, {int(lengths.min())}-{int(lengths.max())} rows of width {h.shape[-1]}: {path}")
+    say_how_to_read(knowledge.KnowledgeStore(args.dataset, args.llm, args.pool), names, path)
 
 
 if __name__ == "__main__":

@@ -34,12 +34,13 @@ def keys_of(node, prefix=""):
 
 
 def merge_from_file(cfg, path):
-    """Merge a yaml file. Raises MissingFile or ConfigError in one line."""
-    if not Path(path).is_file():
-        raise MissingFile(f"no configuration file {path}")
+    """Merge a yaml file; text in it is read as a Python literal where it is one ("1e-5", "(224, 224)"), as in yacs.
+
+    Raises MissingFile or ConfigError in one line.
+    """
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+        tree = yaml.safe_load(_text(path)) or {}
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid yaml ({' '.join(str(error).split())})") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold KEY: value pairs")
@@ -47,16 +48,33 @@ def merge_from_file(cfg, path):
         set_key(cfg, key, value, path)
 
 
+def _text(path):
+    """The text of a configuration file."""
+    if Path(path).is_dir():
+        raise ConfigError(f"{path} is a folder; give the configuration file itself")
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise MissingFile(f"no configuration file {path}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read ({error.strerror})") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        kind = " (it looks like UTF-16)" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise ConfigError(f"{path} is not UTF-8 text{kind}; save it as UTF-8") from None
+
+
 def merge_from_list(cfg, opts, source="the command line"):
-    """Merge [KEY, value, KEY, value, ...]; values are read as Python literals where they are. `source` names errors."""
+    """Merge [KEY, value, KEY, value, ...], values as in merge_from_file. `source` names errors."""
     if len(opts) % 2:
         raise ConfigError(f"{source}: options come in pairs KEY VALUE; {opts[-1]!r} has no value")
     for key, value in zip(opts[::2], opts[1::2]):
-        set_key(cfg, key, _literal(value), source)
+        set_key(cfg, key, value, source)
 
 
 def set_key(cfg, key, value, source):
-    """cfg.<key> = value, with the type of the default (int -> float and list <-> tuple are converted)."""
+    """cfg.<key> = value, with the type of the default (literals in text, int -> float, list <-> tuple)."""
     node, *rest = cfg, *key.split(".")
     for part in rest[:-1]:
         node = node.get(part) if isinstance(node, CfgNode) else None
@@ -68,6 +86,9 @@ def set_key(cfg, key, value, source):
 
 
 def _coerce(value, default, key, source):
+    literal = _literal(value)
+    if not isinstance(default, str) or isinstance(literal, str):  # a name that looks like a number stays that name
+        value = literal
     if isinstance(default, CfgNode):
         raise ConfigError(f"{key} in {source} is a group of keys, not a value")
     if isinstance(default, bool) or default is None or isinstance(value, type(default)):
@@ -81,7 +102,7 @@ def _coerce(value, default, key, source):
     if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
         return type(default)(value)
     if isinstance(default, (list, tuple)) and isinstance(value, str):
-        return type(default)(v for v in value.split(",") if v)
+        return type(default)(v.strip() for v in value.split(",") if v.strip())
     if isinstance(default, str) and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     kind = {int: "a whole number", float: "a number", str: "text", tuple: "a list", list: "a list"}[type(default)]
@@ -101,7 +122,7 @@ def _literal(value):
         return value
     try:
         return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # what literal_eval may raise
         return value
 
 

@@ -1,31 +1,56 @@
 """Small files, written whole or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import time
 from pathlib import Path
 
-from .errors import MissingFile, UserError
+from .errors import MissingFile, UserError, unwritable
+from .paths import cache_root
+
+YOUNG = 2.0  # seconds within which a file may change without its time telling
+SCARCE = 1 << 16  # bytes: less than this left is a full disk
 
 
 @contextlib.contextmanager
 def atomic_path(path):
-    """Yield a temporary path beside `path`; on success it is fsynced and renamed onto `path`."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
+    """Yield a temporary path beside `path`; on success it is fsynced and renamed onto `path`.
+
+    Raises Unwritable where that cannot be done: no permission, a full disk, a file in a folder's place.
+    """
+    path, temporary = Path(path), None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
+        os.close(handle)
         yield Path(temporary)
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+    except OSError as error:
+        about_another = temporary is not None and error.filename not in (None, temporary)
+        raise unwritable(error, error.filename if about_another else path) or error from None
+    except UserError:
+        raise
+    except Exception as error:  # torch and safetensors have errors of their own for a full disk
+        if temporary is None or _free(path) > SCARCE:
+            raise
+        raise unwritable(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+def _free(path):
+    """Bytes left on the disk of a file."""
+    return shutil.disk_usage(path.parent).free
 
 
 def write_text(text, path):
@@ -38,7 +63,7 @@ def write_json(obj, path, indent=4):
 
 
 def read_json(path):
-    """The object in a JSON file; MissingFile or UserError in one line otherwise."""
+    """What a JSON file holds; MissingFile or UserError in one line otherwise."""
     try:
         with open(path, encoding="utf-8") as f:
             return json.load(f)
@@ -46,6 +71,16 @@ def read_json(path):
         raise MissingFile(f"no such file: {path}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error})") from None
+    except (OSError, RecursionError) as error:
+        raise UserError(f"{path} can't be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def read_json_object(path):
+    """The dict in a JSON file; UserError where it holds anything else."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a JSON object, it holds {type(content).__name__}")
+    return content
 
 
 def read_json_object(path):
@@ -72,3 +107,25 @@ def sha256_file(path, block=1 << 20):
         while chunk := f.read(block):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def sha256_cached(path):
+    """`sha256_file`, remembered in the cache for as long as the file's path, size and times stay the same."""
+    path = Path(path).resolve()
+    note = cache_root() / "hashes" / f"{sha256_of(str(path))[:32]}.json"
+    before = _stamp(path)
+    with contextlib.suppress(UserError):
+        known = read_json_object(note)
+        if known.get("stamp") == before:
+            return known["sha256"]
+    digest = sha256_file(path)
+    if _stamp(path) == before and time.time() - path.stat().st_mtime > YOUNG:
+        with contextlib.suppress(OSError):  # only time is lost
+            write_json({"path": str(path), "stamp": before, "sha256": digest}, note)
+    return digest
+
+
+def _stamp(path):
+    """Size and times; the second is renewed even where a copy keeps the first."""
+    facts = path.stat()
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]

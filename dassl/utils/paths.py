@@ -13,8 +13,15 @@ def output_root():
 
 
 def cache_root():
-    """$CILMP_CACHE, else <output>/.cache: few-shot lists, representations, features, the drawn demo."""
-    return Path(os.environ["CILMP_CACHE"]).absolute() if os.environ.get("CILMP_CACHE") else output_root() / ".cache"
+    """$CILMP_CACHE, else `cilmp` in the user's cache folder: $XDG_CACHE_HOME where it is absolute, else ~/.cache.
+
+    What this machine can make again lies here, for all outputs: language models, representations, few-shot lists,
+    decoded images, features, the drawn demo. Never under the output, which holds results only.
+    """
+    if os.environ.get("CILMP_CACHE"):
+        return Path(os.environ["CILMP_CACHE"]).absolute()
+    user = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (user if user.is_absolute() else Path("~/.cache").expanduser()) / "cilmp"
 
 
 def slug(name):

@@ -137,3 +137,63 @@ def test_checkpoints_by_the_helpers(tmp_path):
         utils.load_checkpoint(None)
     with pytest.raises(FileNotFoundError):
         utils.load_checkpoint(tmp_path / "none")
+
+
+UPSTREAM = """
+DATALOADER:
+  TRAIN_X:
+    BATCH_SIZE: 32
+  TEST:
+    BATCH_SIZE: 100
+  NUM_WORKERS: 8
+
+INPUT:
+  SIZE: (224, 224)
+  INTERPOLATION: "bicubic"
+  PIXEL_MEAN: [0.48145466, 0.4578275, 0.40821073]
+  PIXEL_STD: [0.26862954, 0.26130258, 0.27577711]
+  TRANSFORMS: ["random_resized_crop", "random_flip", "normalize"]
+
+OPTIM:
+  NAME: "sgd"
+  LR: 2e-3
+  MAX_EPOCH: 200
+  LR_SCHEDULER: "cosine"
+  WARMUP_EPOCH: 1
+  WARMUP_TYPE: "constant"
+  WARMUP_CONS_LR: 1e-5
+
+TRAIN:
+  PRINT_FREQ: 5
+
+MODEL:
+  BACKBONE:
+    NAME: "ViT-B/16"
+"""
+
+
+def test_upstreams_yaml_merges_as_yacs_merges_it(tmp_path):
+    (tmp_path / "vit_b16.yaml").write_text(UPSTREAM)
+    ours, theirs = get_cfg_default(), get_cfg_default()
+    merge_from_file(ours, tmp_path / "vit_b16.yaml")
+    theirs.merge_from_file(str(tmp_path / "vit_b16.yaml"))
+    assert ours.INPUT.SIZE == (224, 224) and ours.OPTIM.LR == 0.002 and ours.OPTIM.WARMUP_CONS_LR == 1e-5
+    for key in ("INPUT.SIZE", "INPUT.TRANSFORMS", "INPUT.PIXEL_MEAN", "OPTIM.LR", "OPTIM.WARMUP_CONS_LR",
+                "MODEL.BACKBONE.NAME", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.PRINT_FREQ"):  # fmt: skip
+        a, b = ours, theirs
+        for part in key.split("."):
+            a, b = a[part], b[part]
+        assert (a, type(a)) == (b, type(b)), key
+
+
+def test_text_stays_as_it_was_written(tmp_path):
+    """A name that looks like a number is still that name; quotes of a literal go, as in yacs."""
+    cfg = get_cfg_default()
+    merge_from_list(cfg, ["MODEL.LLM", "1e5", "DATASET.NAME", "007_0", "MODEL.BACKBONE.WEIGHTS", "'a b'"])
+    assert (cfg.MODEL.LLM, cfg.DATASET.NAME, cfg.MODEL.BACKBONE.WEIGHTS) == ("1e5", "007_0", "a b")
+    merge_from_list(cfg, ["INPUT.TRANSFORMS", "random_flip, normalize"])
+    assert cfg.INPUT.TRANSFORMS == ("random_flip", "normalize")
+    (tmp_path / "c.yaml").write_text("DATASET:\n  NAME: '0x10'\nOPTIM:\n  LR: '{[]: 1}'\n")
+    with pytest.raises(UserError, match=r"OPTIM.LR in .* must be a number, got '\{\[\]: 1\}'"):
+        merge_from_file(cfg, tmp_path / "c.yaml")
+    assert cfg.DATASET.NAME == "0x10"

@@ -8,13 +8,13 @@ from tiny_llm import save_tiny
 import knowledge
 from dassl.utils.errors import UnknownName, UserError
 from dassl.utils.paths import REPO
-from knowledge import answers, store
+from knowledge import answers, shelf
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CILMP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(answers, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(shelf, "SHIPPED", tmp_path / "shipped")
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,34 @@ def test_sampling_gives_n_different_sentences_and_repeats(llm, talkative):
     path.unlink()
     knowledge.sample("toys", ["blue"], llm, n=5, progress=False)  # does not depend on the classes before it
     assert knowledge.PromptEnsembles("toys", llm).lookup(["blue"]) == [blue]
+    path = knowledge.sample("toys", ["red", "blue"], llm, n=5, progress=False)
+    assert json.loads(path.read_text()) == {**json.loads(first), "__facts__": json.loads(path.read_text())["__facts__"]}
+    other = knowledge.sample("toys", ["red", "blue"], llm, n=5, seed=2, progress=False)
+    assert other != path and json.loads(path.read_text()) == json.loads(first)  # nothing was overwritten
+    with pytest.raises(UserError, match=r"differ in seed \(., .\)"):
+        knowledge.PromptEnsembles("toys", llm).lookup(["red"])
+    assert knowledge.PromptEnsembles("toys", llm, seed=1).lookup(["red"]) == [red]
+    assert knowledge.PromptEnsembles("toys", llm, seed=2).lookup(["red"]) != [red]
+    assert knowledge.PromptEnsembles("toys", other).lookup(["red"]) != [red]
+
+
+def test_sentences_of_two_llms_of_one_name_do_not_meet(llm, talkative, tmp_path):
+    knowledge.sample("toys", ["red"], llm, n=3, progress=False)
+    other = save_tiny(tmp_path / "tiny", seed=1)
+    with pytest.raises(UnknownName, match="is by another LLM of that name"):
+        knowledge.PromptEnsembles("toys", other).lookup(["red"])
+    knowledge.sample("toys", ["red"], other, n=3, progress=False)
+    ours, theirs = (knowledge.PromptEnsembles("toys", which) for which in (llm, other))
+    assert ours.lookup(["red"]) != theirs.lookup(["red"]) and ours.sha256(["red"]) != theirs.sha256(["red"])
+
+
+def test_the_hash_is_of_the_sentences_that_are_used(llm, talkative):
     knowledge.sample("toys", ["red", "blue"], llm, n=5, progress=False)
-    assert json.loads(path.read_text()) == json.loads(first)
-    knowledge.sample("toys", ["red", "blue"], llm, n=5, seed=2, progress=False)
-    assert knowledge.PromptEnsembles("toys", llm).lookup(["red"]) != [red]
+    said = knowledge.PromptEnsembles("toys", llm)
+    assert said.sha256(["red", "blue"], 3) == said.sha256(["blue", "red"], 3) != said.sha256(["red", "blue"], 4)
+    before = said.sha256(["red"], 5)
+    knowledge.sample("toys", ["green"], llm, n=5, progress=False)
+    assert said.sha256(["red"], 5) == before
 
 
 def test_complete_classes_are_not_asked_again(llm, talkative, monkeypatch):
@@ -49,7 +73,11 @@ def test_complete_classes_are_not_asked_again(llm, talkative, monkeypatch):
         knowledge.sample("toys", classes, llm, n=3, progress=False)
     assert asked == ["red", "blue"]
     knowledge.sample("toys", ["red", "blue"], llm, n=3, phrases={"red": "red cell"}, progress=False)
-    assert asked == ["red", "blue", "red", "blue"]  # other words: all anew
+    assert asked == ["red", "blue", "red"]  # other words for one
+    knowledge.sample("toys", ["red", "blue"], llm, n=3, progress=False)
+    assert asked == ["red", "blue", "red"]  # the first ones are still there
+    said = knowledge.PromptEnsembles("toys", llm, phrases={"red": "red corpuscle"})
+    assert "has other words for 'red' ('red' instead of 'red corpuscle')" in said.missing(["red", "blue"])
 
 
 def test_an_llm_that_does_not_name_the_class_is_an_error(llm, monkeypatch):
@@ -92,7 +120,7 @@ def test_missing_sentences_are_named_with_the_command_to_run():
 
 
 def test_the_demo_has_its_sentences_in_the_repository(monkeypatch):
-    monkeypatch.setattr(answers, "SHIPPED", store.REPO / "knowledge" / "stored")
+    monkeypatch.setattr(shelf, "SHIPPED", REPO / "knowledge" / "stored")
     from datasets.phantom import CLASSES
 
     sentences = knowledge.PromptEnsembles("phantom", "smollm2-135m").lookup(CLASSES, 50)

@@ -1,13 +1,16 @@
 """Asking a tiny Llama: what is stored, what is refused, and that an interrupted run goes on."""
 
+import shutil
+
 import pytest
 import torch
 from safetensors import safe_open
 from tiny_llm import LAYERS, WIDTH, broken, huge, save_tiny, silent
 
+import datasets
 import knowledge
 from dassl.utils.errors import MissingFile, UnknownName, UserError
-from knowledge import extraction, language_model, llms, store
+from knowledge import extraction, language_model, llms, shelf
 
 CLASSES = ["normal cell", "red spot", "blue oval cell"]
 
@@ -15,7 +18,7 @@ CLASSES = ["normal cell", "red spot", "blue oval cell"]
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CILMP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(store, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(shelf, "SHIPPED", tmp_path / "shipped")
     return tmp_path / "cache"
 
 
@@ -86,15 +89,14 @@ def test_metadata_say_how_it_was_made(llm):
 
 def test_token_rows_are_ragged_and_padded_with_zeros(llm):
     model = loaded(llm)
-    ask(llm, pool="tokens")
+    path = ask(llm, pool="tokens")
     shorter = {"short": model.rows(model.prompt("red"), [14, 15, 0], "tokens")}
     assert shorter["short"].shape == (3, WIDTH)
     from safetensors.torch import save_file
 
-    path = store.cached_path("toys", llm, "tokens")
     with safe_open(path, "pt") as f:
-        rows = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-    save_file({**rows, **shorter}, path, metadata={})
+        rows, metadata = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()  # noqa: SIM118
+    save_file({**rows, **shorter}, path, metadata=metadata)
     h, lengths = knowledge.KnowledgeStore("toys", llm, "tokens").lookup(["short", "red spot"])
     assert h.shape == (2, 7, WIDTH) and lengths.tolist() == [3, 7]  # 6 tokens and the end
     assert torch.equal(h[0, :3], shorter["short"]) and not h[0, 3:].any() and h[1, 6].any()
@@ -113,7 +115,7 @@ def test_bf16_store_and_wider_reading(llm):
     path = ask(llm, dtype="bf16")
     with safe_open(path, "pt") as f:
         assert f.get_tensor("red spot").dtype == torch.bfloat16
-    h, _ = knowledge.KnowledgeStore("toys", llm).lookup(CLASSES)
+    h, _ = knowledge.KnowledgeStore("toys", llm, dtype="bf16").lookup(CLASSES)
     assert h.dtype == torch.float32 and torch.equal(h, exact.bfloat16().float())
 
 
@@ -135,7 +137,7 @@ def test_fp16_only_after_a_range_check(tmp_path, llm):
     big = save_tiny(tmp_path / "huge", change=huge)
     with pytest.raises(UserError, match=r"class 'normal cell': the value .* does not fit fp16"):
         ask(big, dtype="fp16")
-    assert not store.cached_path("toys", big).exists()
+    assert not list((tmp_path / "cache" / "knowledge" / "toys").glob("huge*"))
     assert ask(big, dtype="bf16").is_file()
 
 
@@ -172,17 +174,76 @@ def test_a_changed_question_is_asked_again_and_only_that(llm, counted):
 @pytest.mark.parametrize("change", [{"template": "Describe {class}."}, {"max_new_tokens": 5}, {"dtype": "bf16"}])
 def test_rows_of_other_settings_are_not_mixed_in(llm, counted, change):
     ask(llm)
-    ask(llm, CLASSES[:1], **change)
+    before = knowledge.KnowledgeStore("toys", llm).sha256(CLASSES)
+    path = ask(llm, CLASSES[:1], **change)
     assert counted == [*CLASSES, CLASSES[0]]
-    assert not knowledge.available("toys", llm, CLASSES)
+    assert knowledge.KnowledgeStore("toys", llm).sha256(CLASSES) == before  # nothing was overwritten
+    with pytest.raises(UserError, match=f"differ in .*{next(iter(change))}"):
+        knowledge.KnowledgeStore("toys", llm).lookup(CLASSES[:1])
+    assert knowledge.KnowledgeStore("toys", path).facts()[next(iter(change))] == str(next(iter(change.values())))
 
 
-def test_another_llm_under_the_same_name_starts_afresh(llm, tmp_path, counted):
+def test_two_llms_of_one_name_do_not_meet(llm, tmp_path, counted):
+    """Two folders called `tiny`: each has its own rows, in files of its own."""
     ask(llm)
     before = knowledge.KnowledgeStore("toys", llm).lookup(CLASSES)[0]
-    ask(save_tiny(tmp_path / "tiny", seed=1))
+    other = save_tiny(tmp_path / "tiny", seed=1)
+    reason = knowledge.KnowledgeStore("toys", other).missing(CLASSES)
+    assert "by another LLM of that name" in reason and not knowledge.available("toys", other, CLASSES)
+    ask(other)
     assert counted == CLASSES * 2
-    assert not torch.equal(knowledge.KnowledgeStore("toys", llm).lookup(CLASSES)[0], before)
+    assert torch.equal(knowledge.KnowledgeStore("toys", llm).lookup(CLASSES)[0], before)
+    assert not torch.equal(knowledge.KnowledgeStore("toys", other).lookup(CLASSES)[0], before)
+
+
+def test_an_llm_is_the_same_wherever_it_lies(llm, tmp_path, counted):
+    ask(llm)
+    shutil.copytree(llm, tmp_path / "renamed")
+    assert knowledge.available("toys", tmp_path / "renamed", CLASSES)
+    ask(tmp_path / "renamed")
+    assert counted == CLASSES
+
+
+def test_weights_replaced_in_place_are_another_llm(tmp_path):
+    """As many bytes, the same names and shapes: only the values differ."""
+    folder = save_tiny(tmp_path / "tiny")
+    ask(folder)
+    save_tiny(folder, seed=1)
+    assert not knowledge.available("toys", folder, CLASSES)
+
+
+def test_looking_up_loads_and_fetches_no_llm(llm, monkeypatch):
+    ask(llm)
+    monkeypatch.setattr(language_model, "LanguageModel", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(llms, "_from_wheel", lambda *_: pytest.fail("fetched"))
+    assert knowledge.available("toys", llm, CLASSES)
+    monkeypatch.setattr(shelf, "SHIPPED", shelf.REPO / "knowledge" / "stored")
+    from datasets.phantom import CLASSES as drawn
+
+    assert knowledge.available("phantom", "smollm2-135m", drawn)
+    info = datasets.info("phantom")
+    path = knowledge.extract("phantom", drawn, "smollm2-135m", info.questions(), compute="auto", device="cpu")
+    assert shelf.is_shipped(path)
+
+
+def test_words_that_come_and_go_are_asked_once(llm, counted):
+    """Rows of other words stay; going back to them asks nothing."""
+    plain = knowledge.questions_for(CLASSES)
+    clear = knowledge.questions_for(CLASSES, phrases={"red spot": "red spot of blood"})
+    one, two = ask(llm, questions=plain), ask(llm, questions=clear)
+    assert one != two and counted == [*CLASSES, "red spot"]
+    assert ask(llm, questions=plain) == one and ask(llm, questions=clear) == two
+    for words, path in ((plain, one), (clear, two)):
+        rows = knowledge.KnowledgeStore("toys", llm, questions=words)
+        assert rows.path(CLASSES) == path and rows.facts(CLASSES)["questions"]["red spot"] == words["red spot"]
+    assert counted == [*CLASSES, "red spot"]
+
+
+def test_a_file_of_rows_is_no_llm_to_ask(llm, tmp_path):
+    path = ask(llm)
+    assert ask(path) == path
+    with pytest.raises(UnknownName, match="has no representation for 'new'"):
+        ask(path, ["new"])
 
 
 def test_an_interrupted_run_keeps_its_rows(llm, monkeypatch, counted):
@@ -204,15 +265,15 @@ def test_an_interrupted_run_keeps_its_rows(llm, monkeypatch, counted):
 
 def test_shipped_rows_are_used_and_never_written(llm, tmp_path, counted):
     made = ask(llm, CLASSES[:2])
-    shipped = store.shipped_path("toys", llm)
+    shipped = tmp_path / "shipped" / "toys" / made.name
     shipped.parent.mkdir(parents=True)
     made.rename(shipped)
     content = shipped.read_bytes()
     assert ask(llm, CLASSES[:2]) == shipped and counted == CLASSES[:2]
-    assert ask(llm) == store.cached_path("toys", llm)
-    assert counted == CLASSES  # the shipped rows were taken over
+    own = ask(llm)
+    assert tmp_path / "cache" in own.parents and counted == CLASSES  # the shipped rows were taken over
     assert shipped.read_bytes() == content
-    assert knowledge.KnowledgeStore("toys", llm).path() == store.cached_path("toys", llm)
+    assert knowledge.KnowledgeStore("toys", llm).path() == own
 
 
 def test_bad_calls_get_one_line(llm, tmp_path):
@@ -220,7 +281,7 @@ def test_bad_calls_get_one_line(llm, tmp_path):
         ask(llm, ["red cell", "Red-Cell"])
     with pytest.raises(UserError, match=r"must hold \{class\}"):
         ask(llm, template="Describe it.")
-    with pytest.raises(UserError, match="choose layers"):
+    with pytest.raises(UserError, match="choose one of layers"):
         ask(llm, pool="mean")
     with pytest.raises(UserError, match="choose one of fp32"):
         ask(llm, dtype="int8")
@@ -246,7 +307,7 @@ def test_a_hub_that_does_not_answer_is_said_at_once(monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", "/nowhere")
     with pytest.raises(UserError, match=r"can't be had here \(ConnectionError: no route\); set LLM=smollm2-135m") as e:
         ask("meta-llama/Meta-Llama-3-8B")
     assert calls == ["meta-llama/Meta-Llama-3-8B"] and "\n" not in str(e.value)

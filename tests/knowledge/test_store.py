@@ -1,5 +1,6 @@
 """Looking classes up: names, places, the official folders, and what is said when something is missing."""
 
+import json
 import subprocess
 import sys
 
@@ -9,20 +10,24 @@ from safetensors.torch import save_file
 
 import knowledge
 from dassl.utils.errors import MissingFile, UnknownName, UserError
-from dassl.utils.paths import REPO
-from knowledge import names, official, store
+from dassl.utils.paths import REPO, cache_root
+from knowledge import llms, names, official, shelf
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CILMP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(store, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(shelf, "SHIPPED", tmp_path / "shipped")
 
 
-def put(rows, dataset="toys", llm="owner/model", place=store.cached_path):
-    path = place(dataset, llm)
+def put(rows, dataset="toys", llm="owner/model", name="rows", shipped=False, **facts):
+    """A store as extraction writes it; facts: metadata, questions among them."""
+    questions = facts.pop("questions", dict.fromkeys(rows, ""))
+    folder = shelf.SHIPPED if shipped else cache_root() / "knowledge"
+    path = folder / dataset.replace(" ", "-") / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(rows, path, metadata={"schema": "1"})
+    metadata = {"schema": "1", "llm": llm, "llm_hash": "rev1", "pool": "layers", "dtype": "fp32", **facts}
+    save_file(rows, path, metadata={**metadata, "questions": json.dumps(questions)})
     return path
 
 
@@ -80,7 +85,7 @@ def test_a_missing_class_is_named_with_the_command_to_run():
     assert text.endswith("python scripts/extract_knowledge.py --dataset 'my set' --llm owner/model")
 
 
-def test_a_missing_store_is_named_with_the_command_to_run():
+def test_a_missing_rows_is_named_with_the_command_to_run():
     for call in (lambda s: s.lookup(["a"]), lambda s: s.answers(["a"]), lambda s: s.facts()):
         with pytest.raises(UnknownName, match=r"extract_knowledge\.py --dataset toys --llm smollm2-135m --pool tokens"):
             call(knowledge.KnowledgeStore("toys", "smollm2-135m", "tokens"))
@@ -88,11 +93,102 @@ def test_a_missing_store_is_named_with_the_command_to_run():
 
 
 def test_the_cache_is_read_before_what_is_shipped_and_never_mixed_with_it():
-    put({"a": filled(1, 1), "b": filled(1, 1)}, place=store.shipped_path)
+    put({"a": filled(1, 1), "b": filled(1, 1)}, shipped=True)
     assert knowledge.KnowledgeStore("toys", "owner/model").lookup(["a"])[0][0, 0, 0] == 1
     put({"a": filled(1, 2)})
     assert knowledge.KnowledgeStore("TOYS", "owner/model").lookup(["a"])[0][0, 0, 0] == 2
-    assert not knowledge.available("toys", "owner/model", ["a", "b"])
+    assert knowledge.KnowledgeStore("toys", "owner/model").lookup(["a", "b"])[0][:, 0, 0].tolist() == [1, 1]
+
+
+QUESTIONS = {"a": "What is a?", "b": "What is b?"}
+
+
+def test_rows_in_other_words_are_never_used_silently():
+    path = put({"a": filled(1, 1), "b": filled(1, 2)}, questions=QUESTIONS)
+    asked = {**QUESTIONS, "b": "What is b in a chest X-ray?"}
+    assert knowledge.available("toys", "owner/model", ["a", "b"], questions=QUESTIONS)
+    assert knowledge.available("toys", "owner/model", ["a"], questions=asked)
+    rows_ = knowledge.KnowledgeStore("toys", "owner/model", questions=asked)
+    assert rows_.missing(["a"]) == ""
+    with pytest.raises(UnknownName) as error:
+        rows_.lookup(["a", "b"])
+    text = str(error.value)
+    assert "no representation by owner/model for 'b' (" in text and "\n" not in text
+    assert f"{path} has other words for 'b' ('What is b?' instead of 'What is b in a chest X-ray?')" in text
+    assert text.endswith("extract_knowledge.py --dataset toys --llm owner/model")
+    assert knowledge.KnowledgeStore("toys", path).lookup(["b"])[0].unique().tolist() == [2]  # as it is, by its path
+
+
+def test_where_two_fit_it_must_be_said_which():
+    one = put({"a": filled(1, 1), "b": filled(1, 2)}, name="one", questions=QUESTIONS)
+    two = put({"a": filled(1, 3), "b": filled(1, 4)}, name="two", questions={**QUESTIONS, "b": "And b?"})
+    assert knowledge.KnowledgeStore("toys", "owner/model").path(["a"]) == one  # the same of it in both
+    with pytest.raises(UserError, match=r"one\.safetensors and .*two\.safetensors differ in words \('What is b\?', "
+                                        r"'And b\?' for 'b'\); say which one"):
+        knowledge.KnowledgeStore("toys", "owner/model").lookup(["a", "b"])
+    pinned = knowledge.KnowledgeStore("toys", "owner/model", questions={"b": "And b?"})
+    assert pinned.path(["a", "b"]) == two
+    put({"a": filled(1, 5), "b": filled(1, 6)}, name="three", questions=QUESTIONS, dtype="bf16")
+    with pytest.raises(UserError, match=r"differ in dtype \(fp32, bf16\)|differ in dtype \(bf16, fp32\)"):
+        knowledge.KnowledgeStore("toys", "owner/model", questions=QUESTIONS).lookup(["a", "b"])
+    assert knowledge.KnowledgeStore("toys", "owner/model", questions=QUESTIONS, dtype="fp32").path(["a"]) == one
+    lacking = knowledge.KnowledgeStore("toys", "owner/model", dtype="fp16").missing(["a", "b"])
+    assert "has dtype fp32 instead of fp16" in lacking or "has dtype bf16 instead of fp16" in lacking
+    assert lacking.endswith("--llm owner/model --dtype fp16")
+
+
+def hub_cache(folder, name, *revisions, main=""):
+    """A hub's cache that holds some revisions of a model."""
+    model = folder / f"models--{name.replace('/', '--')}"
+    for revision in revisions:
+        (model / "snapshots" / revision).mkdir(parents=True)
+        (model / "snapshots" / revision / "config.json").write_text("{}")
+    if main:
+        (model / "refs").mkdir()
+        (model / "refs" / "main").write_text(main)
+
+
+def test_a_hub_id_is_told_by_the_revision_that_is_here(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    put({"a": filled(1, 1)}, name="old", llm_hash="rev1")
+    rows_ = knowledge.KnowledgeStore("toys", "owner/model")
+    assert rows_.path(["a"]).stem == "old"  # no revision here: any under this id ...
+    put({"a": filled(1, 2)}, name="new", llm_hash="rev2")
+    with pytest.raises(UserError, match=r"differ in llm_hash"):  # ... but not either of two
+        rows_.lookup(["a"])
+    hub_cache(tmp_path / "hub", "owner/model", "rev1", "rev2", main="rev2")
+    assert llms.identity("owner/model") == "rev2" and rows_.path(["a"]).stem == "new"
+    hub_cache(tmp_path / "hub", "owner/other", "rev3")
+    assert llms.identity("owner/other") == "rev3"  # the only one
+    hub_cache(tmp_path / "hub", "owner/third", "rev4", "rev5")
+    assert llms.identity("owner/third") == ""
+    hub_cache(tmp_path / "hub", "meta-llama/Meta-Llama-3-8B", "rev6")
+    put({"a": filled(1, 3)}, llm="meta-llama/Meta-Llama-3-8B", llm_hash="rev5")
+    text = knowledge.KnowledgeStore("toys", "llama-3-8b").missing(["a"])
+    assert "is by another LLM of that name (llm_hash rev5 instead of rev6)" in text
+
+
+def test_an_llm_that_is_not_here_is_said():
+    path = put({"a": filled(1, 1)}, llm="/models/some.gguf", llm_hash="0123")
+    text = knowledge.KnowledgeStore("toys", "/moved/some.gguf").missing(["a"])
+    assert f"{path} is by one of that name, but /moved/some.gguf is not here to compare" in text
+
+
+def test_the_hash_is_of_the_rows_that_are_used(tmp_path):
+    rows = {"a": filled(1, 1), "b": filled(2, 2)}
+    path = put(rows, questions=QUESTIONS)
+    rows_ = knowledge.KnowledgeStore("toys", "owner/model")
+    whole = rows_.sha256(["a", "b"])
+    assert len(whole) == 64 and whole == rows_.sha256(["b", "a"]) != rows_.sha256(["a"])
+    put({**rows, "c": filled(1, 9)}, answers=json.dumps({"a": "x"}))
+    assert rows_.sha256(["a", "b"]) == whole  # another class, other metadata: the same rows
+    put({"b": rows["b"] + 1e-6, "a": rows["a"]})
+    assert rows_.sha256(["a", "b"]) != whole and rows_.sha256(["a"]) == rows_.sha256(["a"])
+    put({"b": rows["a"], "a": rows["b"]})
+    assert rows_.sha256(["a", "b"]) != whole  # whose rows they are counts
+    assert path.is_file()
 
 
 def test_a_file_may_be_given_by_its_path(tmp_path):
@@ -172,7 +268,7 @@ def test_reading_imports_no_llm_library():
 
 
 def test_the_demo_has_its_rows_in_the_repository(monkeypatch):
-    monkeypatch.setattr(store, "SHIPPED", REPO / "knowledge" / "stored")
+    monkeypatch.setattr(shelf, "SHIPPED", REPO / "knowledge" / "stored")
     from datasets.phantom import CLASSES
 
     shipped = knowledge.KnowledgeStore("phantom", "smollm2-135m")
