@@ -1,7 +1,10 @@
 """The command `cilmp` (`python -m cilmp`): one word says what, that word's own --help says how."""
 
 import importlib
+import os
 import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 COMMANDS = {  # word: (module with main(argv), one line)
     "train": ("experiments.single", "one run: one method, one data set, one seed (CoOp's flags)"),

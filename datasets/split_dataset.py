@@ -4,6 +4,7 @@ A reader of a public set is a row of the table (`datasets/tables`); a folder wit
 """
 
 from dassl.data.datasets import DatasetBase, Datum
+from dassl.data.datasets.subset import class_subset
 from dassl.utils.errors import ConfigError
 from dassl.utils.io import read_json, sha256_of, write_json
 from dassl.utils.paths import cache_root, slug
@@ -25,6 +26,7 @@ class SplitDataset(DatasetBase):
     """
 
     name = ""
+    takes_subset = True  # base or new classes are chosen here
 
     def __init__(self, cfg):
         self.located = self.locate(cfg.DATASET.NAME, cfg.DATASET.ROOT, max(cfg.INPUT.SIZE))
@@ -34,7 +36,7 @@ class SplitDataset(DatasetBase):
         self.groups = {self.located.impath(file): group for file, group in self.located.groups.items()}
         self.modality, self.wording = self.info.modality, self.info.wording
         self.lateral, self.source_note = self.info.lateral, self.info.source_note
-        chosen = sampling.class_subset(range(len(split.classnames)), cfg.DATASET.SUBSAMPLE_CLASSES)
+        chosen = class_subset(range(len(split.classnames)), cfg.DATASET.SUBSAMPLE_CLASSES)
         self.knowledge_names = [split.classnames[old] for old in chosen]
         shown = self._shown_names(cfg)
         data = {part: [Datum(impath=self.located.impath(file), label=chosen[label], classname=shown[label])

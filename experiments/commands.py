@@ -54,7 +54,8 @@ def run(argv):
     from protocols import PROTOCOLS
 
     listing = "\n".join(f"    {name:<14} {p.summary}" for name, p in PROTOCOLS.items())
-    p = _parser("run", f"All runs of a protocol, then their table. No data set: the demo; no seeds: 1 2 3.\n\n{listing}")
+    about = "All runs of a protocol, then their table. No data set: the demo; no seeds: 1 2 3."
+    p = _parser("run", f"{about}\n\n{listing}")
     p.add_argument("protocol", metavar="PROTOCOL")
     p.add_argument("method", metavar="METHOD[,METHOD ...]", help="CILMP, CoOp ... (any case), or all; one alone meets "
                    "zero-shot (CILMP: CoOp too) in its table")  # fmt: skip

@@ -29,7 +29,7 @@ def reads_of(cfg):
     found = dict(_data(cfg.DATASET.NAME, cfg.DATASET.ROOT, _Hidden(cfg)))
     if issubclass(trainer, trainers.PromptTrainer):
         model = cfg.MODEL.BACKBONE
-        found["weights"] = getattr(backbones, "weights_sha256", lambda n, w: f"{n} {w}")(model.NAME, model.WEIGHTS or None)
+        found["weights"] = backbones.weights_sha256(model.NAME, model.WEIGHTS or None)
         if trainer.needs_llm:
             found["knowledge"] = source_of(trainer, cfg).sha256()
     if code := [sha256_file(f) for f in map(_outside, (trainer, _reader(cfg.DATASET.NAME))) if f]:
@@ -114,8 +114,6 @@ class Knowledge:
         return knowledge.PromptEnsembles(self.dataset, self.node.SENTENCES or self.llm)
 
     def sha256(self):
-        if not hasattr(self.store(), "sha256"):
-            return sha256_file(self.store().path())
         if self.rows:
             return self.store().sha256(self.names)
         return self.store().sha256(self.names, self.node.N_PROMPTS)

@@ -51,7 +51,7 @@ def main(output, method="CILMP", dataset="", seeds=(), grid=(), protocol="few_sh
     base, first = base_config(requests[0].plugins), requests[0]
     first.protocol.refuse(first.dataset, first.root, first.targets)
     if select == "val" and first.protocol.other_classes:
-        raise ConfigError(f"--select val: {protocol} tests on other classes, which must not choose a setting; use few_shot")
+        raise ConfigError(f"--select val: {protocol} tests other classes, which must choose nothing; use few_shot")
     specs = resolved([spec for request in requests for spec in request.specs(base)])
     failed = Launch(specs, output, first.force).run_all()
     stem = f"sweep-{sha256_of([method, protocol, list(grid), select])[:8]}"

@@ -285,7 +285,8 @@ class TrainerX(SimpleTrainer):
         self._lr_stepped, steps = False, []
         end = epoch_start = time.time()
         with StopAfterStep() as self._stop:
-            for self.batch_idx, batch in self._batches():
+            for batch_idx, batch in self._batches():
+                self.batch_idx = batch_idx
                 data_time.update(time.time() - end)
                 losses.update(self.forward_backward(batch))
                 batch_time.update(time.time() - end)

@@ -83,14 +83,6 @@ def read_json_object(path):
     return content
 
 
-def read_json_object(path):
-    """The dict in a JSON file; MissingFile or UserError in one line otherwise."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object but a {type(content).__name__}")
-    return content
-
-
 def canonical_json(obj):
     """Bytes that depend on the content only: sorted keys, no blanks, UTF-8."""
     return json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")

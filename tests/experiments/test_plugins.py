@@ -55,7 +55,7 @@ def test_own_method_and_own_reader_through_train(place):
 
 
 def test_own_method_in_the_table_beside_the_others(place):
-    printed = command(place, REPO / "scripts" / "driver.py", "base2new", "CILMP", "phantom", "1", PLUGIN="my_method.py",
+    printed = command(place, REPO / "cilmp", "run", "base2new", "CILMP", "phantom", "1", PLUGIN="my_method.py",
                       METHODS="ZeroshotCLIP MyMethod", EPOCHS="1")  # fmt: skip
     table = json.loads((place / "out" / "base2new" / "phantom" / "table.json").read_text())
     assert [row[0] for row in table["rows"]] == ["ZeroshotCLIP", "MyMethod"] and "MyMethod" in printed
@@ -64,7 +64,7 @@ def test_own_method_in_the_table_beside_the_others(place):
 
 
 def test_own_reader_in_a_protocol(place):
-    command(place, REPO / "scripts" / "driver.py", "few_shot", "CoOp", "MyDataset", "1", PLUGIN="my_dataset.py",
+    command(place, REPO / "cilmp", "run", "few_shot", "CoOp", "MyDataset", "1", PLUGIN="my_dataset.py",
             DATA=str(place / "data"), BACKBONE="demo", SHOTS="2", EPOCHS="1")  # fmt: skip
     table = json.loads((place / "out" / "few_shot" / "MyDataset" / "table.json").read_text())
     assert [row[0] for row in table["rows"]] == ["ZeroshotCLIP", "CoOp"]

@@ -16,7 +16,7 @@ from dassl.utils.paths import REPO
 def driver(output, *words, cwd=None, **environ):
     env = {k: v for k, v in os.environ.items() if k not in ("DATA", "SHOTS", "METHODS")}
     env |= {"OUTPUT": str(output), **environ}
-    call = [sys.executable, str(REPO / "scripts" / "driver.py"), *words]
+    call = [sys.executable, str(REPO / "cilmp"), "run", *words]
     return subprocess.run(call, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
 
 
@@ -67,7 +67,7 @@ def test_a_changed_setting_is_a_new_run(first):
 def test_few_shot_and_full(tmp_path):
     done = driver(tmp_path, "few_shot", "CoOp", "phantom", "1", EPOCHS="1", SHOTS="1 2", METHODS="CoOp")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "few_shot" / "phantom" / "curves.png").is_file()
+    assert (tmp_path / "few_shot" / "phantom" / "table.png").is_file()
     rows = json.loads((tmp_path / "few_shot" / "phantom" / "table.json").read_text())["rows"]
     assert [r[:2] for r in rows] == [["CoOp", "1"], ["CoOp", "2"]]
     done = driver(tmp_path, "full", "ZeroshotCLIP", "phantom", "1")
@@ -76,7 +76,7 @@ def test_few_shot_and_full(tmp_path):
 
 def test_interrupted_and_taken_up_again(tmp_path):
     env = os.environ | {"OUTPUT": str(tmp_path), "EPOCHS": "400", "METHODS": "CoOp"}
-    call = [sys.executable, str(REPO / "scripts" / "driver.py"), "base2new", "CoOp", "phantom", "1"]
+    call = [sys.executable, str(REPO / "cilmp"), "run", "base2new", "CoOp", "phantom", "1"]
     running = subprocess.Popen(call, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 120
     while not list(tmp_path.glob("base2new/phantom/CoOp/*/*/*/seed1/train_base/log.txt")) and time.time() < deadline:
