@@ -6,7 +6,8 @@
 """
 
 from .factory import input_facts, load
+from .identity import weights_sha256
 from .model import PromptableCLIP
 from .registry import known
 
-__all__ = ["PromptableCLIP", "input_facts", "known", "load"]
+__all__ = ["PromptableCLIP", "input_facts", "known", "load", "weights_sha256"]
