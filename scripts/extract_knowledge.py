@@ -55,7 +55,7 @@ def classes_and_phrases(dataset, root="", classes="", wording="dataset", plugins
     its own names, see `facts_of_reader`.
     """
     import datasets
-    from scripts.lib.settings import load_plugins
+    from experiments.settings import load_plugins
 
     load_plugins(plugins)
     own = plugin_readers()
@@ -86,7 +86,7 @@ def facts_of_reader(reader, dataset, root, plugins):
     if isinstance(offered, (list, tuple)):
         return describe(dataset, offered)
     from dassl.config import merge_from_list
-    from scripts.lib.settings import base_config
+    from experiments.settings import base_config
 
     cfg = base_config(plugins)
     folder = os.path.abspath(os.path.expanduser(root or os.environ.get("DATA", "") or "data"))

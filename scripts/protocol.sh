@@ -3,4 +3,4 @@
 set -euo pipefail
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 bash "$repo/scripts/setup.sh"
-exec "$repo/.venv/bin/python" -m cilmp run "$@"
+exec "$repo/.venv/bin/python" "$repo/cilmp" run "$@"

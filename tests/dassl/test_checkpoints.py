@@ -10,8 +10,8 @@ from torch import nn
 from upstream_plugin import PluginCoOp
 
 from dassl.engine import TrainerX
-from dassl.utils.errors import Terminated
 from dassl.utils import UserError, load_checkpoint, set_random_seed, torchtools
+from dassl.utils.errors import Terminated
 from dassl.utils.torchtools import save_checkpoint
 
 

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from dassl.utils.errors import ConfigError
 from dassl.data.datasets.subset import class_subset
+from dassl.utils.errors import ConfigError
 from datasets.sampling import few_shot, natural
 
 

@@ -85,7 +85,8 @@ def test_across_data_sets_report_and_sweep(tmp_path, cache, shared_data, capsys)
     where = {"DATA": str(shared_data), "BACKBONE": "demo", "EPOCHS": "1"}
     done = run(tmp_path, cache, "run", "cross_dataset", "CoOp", "blood_cells", "1", TARGETS="covid_xray", **where)
     assert done.returncode == 0, done.stdout + done.stderr
-    parts = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("cross_dataset/*/CoOp/**/results.json")}
+    found = [json.loads(p.read_text()) for p in tmp_path.glob("cross_dataset/*/CoOp/**/results.json")]
+    parts = {r["spec"]["part"]: r for r in found}
     source, target = parts["train_all"], parts["test_covid-xray"]
     assert target["train_sha256"] == source["train_sha256"] and target["source_dataset"] == "blood_cells"
     assert target["test_sha256"] != source["test_sha256"] and target["shots"] == 16
@@ -131,7 +132,8 @@ def test_what_the_variables_mean():
     assert (paper.seeds, paper.methods, paper.shots) == ([0, 7], ["ZeroshotCLIP", "CoOp"], [1, 2, 4, 8, 16])
     assert paper.opts == ["A.B", "two words"] and paper.plugins == ("a", "b")
     assert Request("full", "CoOp", "busi", [], {"SHOTS": "4"}).shots == [-1]
-    for protocol, variables in (("few_shot", {"SHOTS": "0"}), ("few_shot", {"SHOTS": "²"}), ("full", {"EPOCHS": "two"}), ("full", {"HPARAMS": "x"})):
+    for protocol, variables in (("few_shot", {"SHOTS": "0"}), ("few_shot", {"SHOTS": "²"}), ("full", {"EPOCHS": "two"}),
+                                ("full", {"HPARAMS": "x"})):  # fmt: skip
         with pytest.raises(ConfigError, match=next(iter(variables))):
             Request(protocol, "CoOp", "busi", [], variables)
     with pytest.raises(ConfigError, match="further ones are seeds"):

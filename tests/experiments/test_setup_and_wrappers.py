@@ -95,19 +95,18 @@ def wrapper(repo, script, *words, cwd, **environ):
 
 def test_wrapper_from_another_folder_with_blanks(linked, tmp_path):
     """No word at all: the demo; OUTPUT is relative to where the user stands; arguments with blanks arrive whole."""
-    done = wrapper(linked, "zeroshotclip/few_shot.sh", cwd=tmp_path, OUTPUT="my results", SHOTS="1")
+    done = wrapper(linked, "few_shot.sh", "zeroshotclip", cwd=tmp_path, OUTPUT="my results", SHOTS="1")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "my results" / "few_shot" / "phantom" / "table.md").is_file()
     assert "over seeds 1 2 3" in done.stdout
-    done = wrapper(linked, "zeroshotclip/full.sh", "my data", cwd=tmp_path, OUTPUT="my results")
+    done = wrapper(linked, "full.sh", "ZeroshotCLIP", "my data", cwd=tmp_path, OUTPUT="my results")
     assert done.returncode == 2 and "unknown dataset 'my data'" in done.stderr
 
 
-def test_every_wrapper_names_its_protocol_and_a_method_there_is():
-    import trainers
+def test_a_script_a_protocol():
+    from protocols import PROTOCOLS
 
-    methods = {name.lower(): name for name in trainers.methods()}
-    for script in sorted(Path(REPO, "scripts").glob("*/*.sh")):
-        text = script.read_text()
-        assert f" {script.stem} {methods[script.parent.name]} " in text, script
-        assert len(text.splitlines()) == 2, script
+    for name in PROTOCOLS:
+        for script, words in ((f"{name}.sh", f" {name} "), (f"cilmp/{name}.sh", f" {name} CILMP ")):
+            text = Path(REPO, "scripts", script).read_text()
+            assert words in text and len(text.splitlines()) == 2, script

@@ -84,7 +84,8 @@ def test_random_weights_are_said(facts):
 
 def test_precision_is_named_and_a_mixture_said():
     assert "Precision: amp." in build(base2new(precision="amp"))["notes"]
-    mixed = [*base2new(precision="fp32"), *(record("C", 1, p, 50, precision="bf16") for p in ("train_base", "test_new"))]
+    other = [record("C", 1, part, 50, precision="bf16") for part in ("train_base", "test_new")]
+    mixed = [*base2new(precision="fp32"), *other]
     note = next(n for n in build(mixed)["notes"] if "precision" in n)
     assert "Rows differ in precision" in note and "bf16: C" in note and "fp32: A, B" in note
 
@@ -160,7 +161,7 @@ def test_a_long_title_is_wrapped_in_the_picture(tmp_path):
 def test_results_of_before_and_broken_ones(tmp_path, capsys):
     """Schema 1 had its protocol and part in the path alone; a file that is no result is named and left out."""
     for seed, value in ((1, 50.0), (2, 60.0)):
-        folder = tmp_path / "few_shot" / "d" / "CoOp" / "demo" / "shots4" / "demo-0123abcd" / f"seed{seed}" / "train_all"
+        folder = tmp_path.joinpath("few_shot/d/CoOp/demo/shots4/demo-0123abcd", f"seed{seed}", "train_all")
         folder.mkdir(parents=True)
         old = {
             "schema": 1, "method": "CoOp", "dataset": "d", "protocol": "few_shot", "subset": "all", "split": "test",

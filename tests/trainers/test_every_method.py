@@ -12,6 +12,9 @@ from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import ConfigError
 from dassl.utils.paths import REPO
+from experiments.reads import reads_of
+from experiments.run import run as run_spec
+from protocols import RunSpec
 from tests.trainers import plain_methods as plain
 from tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
 
@@ -72,9 +75,8 @@ def results(tmp_path_factory):
         options = {"DATASET.NUM_SHOTS": 2, "OPTIM.MAX_EPOCH": 1, "TEST.NO_TEST": False, "RUN.PROTOCOL": "few_shot",
                    "INPUT.TRANSFORMS": ["random_flip", "normalize"]}  # fmt: skip
         cfg = config(folder / method, method, **options)
-        from scripts.lib.run import run as run_job
-
-        run_job(cfg, quiet=True)
+        spec = RunSpec(cfg, "few_shot", "train_all", "demo").resolved(reads_of)
+        run_spec(spec, folder / method, quiet=True)
         content = json.loads((folder / method / "results.json").read_text())
         with np.load(folder / method / "predictions.npz") as arrays:
             found[method] = content, arrays["paths"].tolist(), list(state["early"])
