@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
-from scripts.lib.settings import base_config, method_files
+from experiments.settings import base_config, method_files
 
 
 def make_believe(folder, names, rows, width, images=4, side=224):

@@ -2,6 +2,7 @@
 
     datasets.info("BUSI", root)      class names, modality phrase, wording (no image is opened)
     datasets.resolve("mydata", root) the reader class; any folder with a split.json under the root is a data set
+    datasets.reads("mydata", root)   hashes of the split and the groups that a run reads
     datasets.known(root)             [(name, one line)]
     datasets.overlap("ISIC", "DERMAMNIST")  what two sets share; refuse_overlap raises
 """
@@ -9,9 +10,9 @@
 from datasets.locate import DatasetInfo, canonical, data_root, info, known
 from datasets.overlap import overlap, refuse_overlap
 from datasets.readers import CSV, DICOM, ImageFolder
-from datasets.registration import resolve
+from datasets.registration import reads, resolve
 from datasets.split_dataset import SplitDataset
 from datasets.tables import TABLE
 
 __all__ = ["CSV", "DICOM", "TABLE", "DatasetInfo", "ImageFolder", "SplitDataset", "canonical",
-           "data_root", "info", "known", "overlap", "refuse_overlap", "resolve"]
+           "data_root", "info", "known", "overlap", "reads", "refuse_overlap", "resolve"]

@@ -2,6 +2,7 @@
 
 from dassl.utils.errors import UserError
 from datasets import locate, partition
+from datasets.located import Located
 from datasets.prepare import own
 from datasets.split_dataset import SplitDataset
 from datasets.split_file import PARTS, parse_split
@@ -22,16 +23,13 @@ class ImageFolder(SplitDataset):
     scripts/prepare_dataset.py folder.
     """
 
-    def load(self, cfg):
-        path = locate.data_root(cfg.DATASET.ROOT)
-        base = path if path.is_dir() else path.parent
-        raw = self.raw(path)
-        split, self.file_groups = in_memory(raw, base)
-        self.root_dir = str(base)
-        self.info = locate.describe(type(self).__name__, split.classnames, split.path)
-        return split
+    @classmethod
+    def locate(cls, name, root="", size=224):
+        path = locate.data_root(root)
+        return in_memory(cls.raw(path), path if path.is_dir() else path.parent, cls.__name__)
 
-    def raw(self, path):
+    @staticmethod
+    def raw(path):
         return own.class_folders(path)
 
 
@@ -42,12 +40,13 @@ class DICOM(ImageFolder):
 class CSV(ImageFolder):
     """DATASET.ROOT is a table path,label[,split][,group]; paths are relative to its folder."""
 
-    def raw(self, path):
+    @staticmethod
+    def raw(path):
         return own.table(path)
 
 
-def in_memory(raw, base, seed=1):
-    """(Split, {file: group}) of a Raw whose files stay where they are; paths are relative to `base`."""
+def in_memory(raw, base, name, seed=1):
+    """The Located set of a Raw whose files stay where they are; paths are relative to `base`."""
     outside = [im.source for im in raw.images if not im.source.is_relative_to(base)]
     if outside:
         raise UserError(f"{outside[0]} is outside {base}; paths are relative to the folder of the table")
@@ -55,9 +54,10 @@ def in_memory(raw, base, seed=1):
     classes = [im.classname for im in raw.images]
     groups = [f"id {im.group}" if im.group else f"one {file}" for im, file in zip(raw.images, files)]
     parts = partition.complete([im.part for im in raw.images], classes, groups, raw.ratios, seed)
-    label = {name: i for i, name in enumerate(raw.classnames)}
+    label = {classname: i for i, classname in enumerate(raw.classnames)}
     lists = {part: [] for part in PARTS}
-    for file, name, part in zip(files, classes, parts):
-        lists[part].append([file, label[name], name])
+    for file, classname, part in zip(files, classes, parts):
+        lists[part].append([file, label[classname], classname])
     ids = {file: im.group for file, im in zip(files, raw.images) if im.group}
-    return parse_split(lists, base / "split.json"), ids
+    split = parse_split(lists, base / "split.json")
+    return Located(split, base, locate.describe(name, split.classnames, split.path), ids)

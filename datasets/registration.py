@@ -22,4 +22,15 @@ def resolve(name, root=""):
     raise not_found(name, root)
 
 
+def reads(name, root="", size=224):
+    """What a run on a set reads, as SHA-256 and without a reader's lists: {"split": of the whole lists before
+    few-shot sampling, "groups": of the groups}. No image is opened; {} for a plugin's reader without `locate`.
+
+    Args:
+        size: max(INPUT.SIZE); it chooses among the sizes of a MedMNIST npz.
+    """
+    reader = resolve(name, root)
+    return reader.locate(name, root, size).reads() if hasattr(reader, "locate") else {}
+
+
 set_fallback(lambda name, cfg: resolve(name, cfg.DATASET.ROOT))

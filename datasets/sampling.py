@@ -62,13 +62,3 @@ def few_shot(train, val, shots, seed, rule="balanced"):
     rng = random.Random(seed) if seed >= 0 else random
     train = balanced(train, shots, rng)
     return train, balanced(val, min(shots, 4), rng)
-
-
-def class_subset(labels, subset):
-    """{old label: new label} for all, base (first ceil(n/2) of the sorted labels) or new (the rest)."""
-    labels = sorted(set(labels))
-    half = -(-len(labels) // 2)
-    parts = {"all": labels, "base": labels[:half], "new": labels[half:]}
-    if subset not in parts:
-        raise ConfigError(f"DATASET.SUBSAMPLE_CLASSES is {subset!r}; use all, base or new")
-    return {old: new for new, old in enumerate(parts[subset])}

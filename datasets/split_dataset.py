@@ -3,22 +3,19 @@
 A reader of a public set is a row of the table (`datasets/tables`); a folder with a split.json needs none.
 """
 
-from pathlib import Path
-
 from dassl.data.datasets import DatasetBase, Datum
+from dassl.data.datasets.subset import class_subset
 from dassl.utils.errors import ConfigError
 from dassl.utils.io import read_json, sha256_of, write_json
 from dassl.utils.paths import cache_root, slug
-from datasets import locate, sampling
-from datasets.beside import read_groups
-from datasets.split_file import PARTS, find_base
-from datasets.tables import TABLE
+from datasets import located, sampling
 
 
 class SplitDataset(DatasetBase):
     """train_x, val and test of a set after few-shot sampling, then after the choice of base or new classes.
 
     Class attributes: `name` (registry name, "" = DATASET.NAME). Instance attributes beyond DatasetBase:
+        located       the Located set: whole split, base, info, groups
         root_dir      folder the relative paths of the split start from (hashes are over relative paths)
         groups        {impath: patient, lesion ...} of the images that have one
         lateral       left and right mean something: no flips
@@ -29,36 +26,40 @@ class SplitDataset(DatasetBase):
     """
 
     name = ""
+    takes_subset = True  # base or new classes are chosen here
 
     def __init__(self, cfg):
-        split = self.load(cfg)
-        self.split_path, self.dataset_dir = split.path, str(split.path.parent)
-        lists = self._sampled(cfg, split)
-        chosen = sampling.class_subset(range(len(split.classnames)), cfg.DATASET.SUBSAMPLE_CLASSES)
-        self.knowledge_names = [split.classnames[old] for old in chosen]
-        shown = self._shown_names(cfg)
-        data = {part: [Datum(impath=self.impath(file), label=chosen[label], classname=shown[label])
-                       for file, label, _ in lists[part] if label in chosen] for part in PARTS}
-        if cfg.DATALOADER.CACHE_IMAGES:
-            data = self._cached(data, cfg.INPUT)
-        self.groups = {self.impath(file): group for file, group in self.file_groups.items()}
+        self.located = self.locate(cfg.DATASET.NAME, cfg.DATASET.ROOT, max(cfg.INPUT.SIZE))
+        split, self.info = self.located.split, self.located.info
+        self.root_dir, self.split_path = str(self.located.base), split.path
+        self.dataset_dir = str(split.path.parent)
+        self.groups = {self.located.impath(file): group for file, group in self.located.groups.items()}
         self.modality, self.wording = self.info.modality, self.info.wording
         self.lateral, self.source_note = self.info.lateral, self.info.source_note
+        chosen = class_subset(range(len(split.classnames)), cfg.DATASET.SUBSAMPLE_CLASSES)
+        self.knowledge_names = [split.classnames[old] for old in chosen]
+        shown = self._shown_names(cfg)
+        data = {part: [Datum(impath=self.located.impath(file), label=chosen[label], classname=shown[label])
+                       for file, label, _ in rows if label in chosen]
+                for part, rows in self._sampled(cfg, split).items()}
+        if cfg.DATALOADER.CACHE_IMAGES:
+            data = self._cached(data, cfg.INPUT)
         super().__init__(train_x=data["train"], val=data["val"] or None, test=data["test"])
         self._fix_classes([shown[old] for old in chosen])
 
-    def load(self, cfg):
-        """The Split, read, judged and found on disk; sets root_dir, info and file_groups {relative file: group}."""
-        name = locate.canonical(self.name or cfg.DATASET.NAME)
-        split, bases = locate.load_split(name, cfg.DATASET.ROOT, max(cfg.INPUT.SIZE))
-        remedy = locate.prepare_command(name if name in TABLE else "folder", locate.data_root(cfg.DATASET.ROOT))
-        self.root_dir = str(find_base(split, bases, f"Make or mend it with: {remedy}"))
-        self.info = locate.describe(name, split.classnames, split.path)
-        self.file_groups = read_groups(split.path, self.root_dir, split.files(), TABLE.get(name))
-        return split
+    @classmethod
+    def locate(cls, name, root="", size=224):
+        """The Located set (split, base, info, groups); a reader of another layout has its own.
 
-    def impath(self, file):
-        return str(Path(self.root_dir, file))
+        Args:
+            name, root: DATASET.NAME and DATASET.ROOT.
+            size: pixels wanted, where a set comes in several sizes.
+        """
+        return located.by_name(cls.name or name, root, size)
+
+    def reads(self):
+        """{"split": SHA-256 of the whole lists, "groups": of the groups}, as `datasets.reads` says beforehand."""
+        return self.located.reads()
 
     def _cached(self, data, wished):
         """The lists with pixels out of the machine's cache of decoded images."""

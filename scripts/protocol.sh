@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What all scripts/<method>/<protocol>.sh share: set up, then run the driver from the caller's folder.
+# What all protocol scripts share: set up, then `cilmp run` from the caller's folder.
 set -euo pipefail
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 bash "$repo/scripts/setup.sh"
-exec "$repo/.venv/bin/python" "$repo/scripts/driver.py" "$@"
+exec "$repo/.venv/bin/python" -m cilmp run "$@"

@@ -9,7 +9,16 @@ from torch import nn
 from dassl.utils.errors import MissingFile, UserError
 from dassl.utils.torchtools import BEST, load_checkpoint, save_checkpoint
 
-from .checkpoint import PREFIX, last_common_checkpoint, load_model_state, model_state, rng_state, set_rng_state
+from .checkpoint import (
+    INTERRUPTED,
+    PREFIX,
+    last_common_checkpoint,
+    load_model_state,
+    model_state,
+    newest,
+    rng_state,
+    set_rng_state,
+)
 
 
 class NonFiniteLoss(UserError, FloatingPointError):
@@ -49,8 +58,9 @@ class TrainerBase:
     def load_extra_state(self, state):
         """The counterpart of extra_state()."""
 
-    def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
-        """Write directory/<name>/model.pth.tar-<epoch + 1> (or model_name) of every registered model."""
+    def save_model(self, epoch, directory, is_best=False, val_result=None, model_name="", more=None):
+        """Write directory/<name>/model.pth.tar-<epoch + 1> (or model_name) of every registered model; `more` are
+        further entries (tensors, numbers, strings)."""
         scaler = getattr(self, "scaler", None)
         common = {
             "epoch": epoch + 1,
@@ -64,6 +74,7 @@ class TrainerBase:
             "train_seconds": float(getattr(self, "train_seconds", 0.0)),
             "seconds_per_step": getattr(self, "seconds_per_step", None),
             "rng": rng_state(),
+            **(more or {}),
         }
         for name in self.get_model_names():
             optim, sched = self._optims[name], self._scheds[name]
@@ -99,7 +110,8 @@ class TrainerBase:
     def resume_model_if_exist(self, directory):
         """Resume every registered model from its last checkpoint; returns the epoch to start with, 0 for none."""
         names = self.get_model_names()
-        paths = last_common_checkpoint([Path(directory) / n for n in names])
+        folders = [Path(directory) / n for n in names]
+        paths = newest(last_common_checkpoint(folders), [folder / INTERRUPTED for folder in folders])
         if not paths:
             return 0
         print(f"Found checkpoints in {directory}: resuming (remove the folder to start afresh)")
@@ -111,6 +123,7 @@ class TrainerBase:
                 if part is not None and checkpoint.get(key):
                     part.load_state_dict(checkpoint[key])
         self._resume_common(checkpoint)
+        self._resume_within = {k: checkpoint[k] for k in ("batch", "epoch_rng") if k in checkpoint}
         return int(checkpoint["epoch"])
 
     def _resume_common(self, checkpoint):

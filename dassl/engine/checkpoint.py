@@ -10,6 +10,7 @@ from dassl.utils.errors import UserError
 from dassl.utils.torchtools import load_checkpoint
 
 PREFIX = "model.pth.tar-"
+INTERRUPTED = "interrupted.pth.tar"  # written in the middle of an epoch, dropped by the next whole one
 
 
 def rng_state():
@@ -93,6 +94,18 @@ def last_common_checkpoint(folders):
         except UserError as error:
             print(f"passing over a checkpoint: {error}")
     return None
+
+
+def newest(whole, interrupted):
+    """`interrupted` (paths of checkpoints in the middle of an epoch) where all are readable and none is of an epoch
+    before that of `whole`; else `whole`."""
+    try:
+        states = [load_checkpoint(path) for path in interrupted]
+    except UserError:
+        return whole
+    done = load_checkpoint(whole[0])["epoch"] if whole else 0
+    steps = {(state["epoch"], state.get("batch")) for state in states}
+    return interrupted if len(steps) == 1 and states[0]["epoch"] >= done else whole
 
 
 def _epochs(folder):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dassl.data.hashing import split_hashes
-from dassl.utils.io import atomic_path, write_json
+from dassl.utils.io import atomic_path, sha256_of, write_json
 from dassl.utils.paths import REPO
 
 from .run_folder import config_hash
@@ -68,12 +68,15 @@ def git_revision():
 
 
 def record(trainer, split, report, cost, facts):
-    """The content of results.json (schema 1)."""
+    """The content of results.json (schema 2): `run_facts` of the caller (spec, key, reads ...) say what the run is."""
     import torch
 
-    cfg = trainer.cfg
+    cfg, hashes, own = trainer.cfg, split_hashes(trainer.dm.dataset), dict(trainer.run_facts)
+    if "source_dataset" in own:  # trained on another set: nobody saw this one's training images
+        hashes["train_sha256"] = own["train_sha256"]
+        hashes["split_sha256"] = sha256_of([own["train_sha256"], hashes["test_sha256"]])
     return {
-        "schema": 1,
+        "schema": 2,
         "method": cfg.TRAINER.NAME,
         "dataset": cfg.DATASET.NAME,
         "protocol": cfg.RUN.PROTOCOL,
@@ -89,13 +92,14 @@ def record(trainer, split, report, cost, facts):
         **report,
         "cost": {**cost, "trainable_parameters": facts.pop("trainable_parameters", None)},
         **facts,
-        **split_hashes(trainer.dm.dataset),
+        **hashes,
         "config_sha256": config_hash(cfg, leave_out=()),
         "input_set_by_user": trainer.input_set_by_user,
         "threads": torch.get_num_threads(),
         "device": str(trainer.device),
         "versions": versions(),
         "git": git_revision(),
+        **own,
     }
 
 

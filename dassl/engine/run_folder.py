@@ -6,7 +6,7 @@ import yaml
 
 from dassl.config import keys_of
 from dassl.utils.errors import UserError
-from dassl.utils.io import sha256_of, write_text
+from dassl.utils.io import read_json, sha256_of, write_json, write_text
 
 # Where a run writes, where the data lies and how fast it goes do not change what it is.
 NOT_THE_RUN = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "VERBOSE", "DATALOADER.NUM_WORKERS", "TRAIN.PRINT_FREQ")
@@ -34,12 +34,16 @@ def config_hash(cfg, leave_out=("SEED",)):
     return sha256_of(settings(cfg, leave_out))
 
 
-def claim_run_folder(cfg):
-    """Write OUTPUT_DIR/config.yaml, or refuse if the folder holds another run.
+def claim_run_folder(cfg, reads=None):
+    """Write OUTPUT_DIR/config.yaml and reads.json, or refuse if the folder holds another run.
+
+    Args:
+        reads: {what: hash} of what the run reads, as it is now; None: not known, not judged.
 
     Raises:
-        UserError: the settings that differ.
+        UserError: the settings that differ, or what the folder's run read that is no longer the same.
     """
+    _claim_reads(Path(cfg.OUTPUT_DIR) / "reads.json", reads)
     path = Path(cfg.OUTPUT_DIR) / "config.yaml"
     mine = settings(cfg)
     if path.is_file():
@@ -53,6 +57,19 @@ def claim_run_folder(cfg):
             )
         return
     write_text(cfg.dump(), path)
+
+
+def _claim_reads(path, reads):
+    if reads is None:
+        return
+    before = read_json(path) if path.is_file() else reads
+    if changed := sorted(k for k in {*before, *reads} if before.get(k) != reads.get(k)):
+        raise UserError(
+            f"{path.parent} holds a run that read another {', '.join(changed)} than what is there now (changed since); "
+            f"name another --output-dir or remove that folder"
+        )
+    if not path.is_file():
+        write_json(reads, path)
 
 
 def flatten(tree, prefix=""):

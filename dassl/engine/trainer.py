@@ -19,7 +19,8 @@ from dassl.utils.torchtools import BEST
 
 from . import results
 from .base import TrainerBase
-from .checkpoint import PREFIX, model_state
+from .checkpoint import INTERRUPTED, PREFIX, model_state, rng_state, set_rng_state
+from .interrupt import StopAfterStep
 
 ROLLING_SECONDS = 60  # a long run keeps a checkpoint at most this old (and an epoch), whatever CHECKPOINT_FREQ
 
@@ -51,6 +52,11 @@ class SimpleTrainer(TrainerBase):
         self.output_dir = cfg.OUTPUT_DIR
         self.train_seconds, self.seconds_per_step, self.best_result = 0.0, None, -float("inf")
         self.waiting_share = None  # of the last epoch's time, spent waiting for images
+        self.time_start = self._saved_at = time.time()
+        self._rolling = None  # epochs of the last checkpoint that only serves a restart
+        self._stop = None  # StopAfterStep of the epoch
+        self._resume_within = {}  # batch and generator states of an epoch that was stopped within
+        self.run_facts = {}  # what results.json says of the run besides its numbers; set by who runs it
         if cfg.TEST.FINAL_MODEL not in ("last_step", "best_val"):
             raise unknown_name("TEST.FINAL_MODEL", cfg.TEST.FINAL_MODEL, ("last_step", "best_val"))
         self.cfg = self._with_input_facts(cfg)
@@ -109,6 +115,11 @@ class SimpleTrainer(TrainerBase):
         raise NotImplementedError
 
     def train(self):
+        if self.max_epoch < 1:
+            raise ConfigError(
+                f"OPTIM.MAX_EPOCH {self.max_epoch} trains nothing, and what is untrained is not tested as "
+                f"{self.cfg.TRAINER.NAME}; give 1 or more"
+            )
         super().train(self.start_epoch, self.max_epoch)
 
     def before_train(self):
@@ -143,8 +154,14 @@ class SimpleTrainer(TrainerBase):
                 self.save_model(self.epoch, self.output_dir, val_result=float(value), model_name=BEST)
         if self._keeps(self.epoch + 1):
             self._save_and_drop(None)
-        elif time.time() - self._saved_at > ROLLING_SECONDS:
+        elif time.time() - self._saved_at > ROLLING_SECONDS or self._stopped():
             self._save_and_drop(self.epoch + 1)
+        if self._stopped() and self.epoch + 1 < self.max_epoch:
+            self._stop.stop()
+
+    def _stopped(self):
+        """Whether a signal came during the epoch's last step."""
+        return self._stop is not None and self._stop.asked is not None
 
     def _save_and_drop(self, rolling):
         """Save this epoch, then remove the checkpoint before it that only served a restart."""
@@ -152,6 +169,7 @@ class SimpleTrainer(TrainerBase):
         for name in self._models:
             if self._rolling not in (None, self.epoch + 1):
                 (Path(self.output_dir) / name / f"{PREFIX}{self._rolling}").unlink(missing_ok=True)
+            (Path(self.output_dir) / name / INTERRUPTED).unlink(missing_ok=True)
         self._rolling, self._saved_at = rolling, time.time()
 
     def after_train(self):
@@ -227,7 +245,13 @@ class SimpleTrainer(TrainerBase):
         }
         final = split == "test"
         content = results.record(self, split, self.evaluator.report, cost, self.result_facts())
+        content["left_out"] = {part: len(found) for part, found in self._left_out(split).items() if found}
         results.save(self.output_dir, split, final, content, paths, *self.evaluator.predictions())
+
+    def _left_out(self, split):
+        """{part: files} that could not be read and were skipped (DATASET.ON_BAD_IMAGE)."""
+        loaders = {"train": self.train_loader_x, split: self.val_loader if split == "val" else self.test_loader}
+        return {part: sorted(getattr(loader, "skipped", ())) for part, loader in loaders.items()}
 
     def model_inference(self, input):
         return self.model(input)
@@ -260,14 +284,19 @@ class TrainerX(SimpleTrainer):
             self.train_loader_x.set_epoch(self.epoch)
         self._lr_stepped, steps = False, []
         end = epoch_start = time.time()
-        for batch_idx, batch in enumerate(self.train_loader_x):
-            self.batch_idx = batch_idx
-            data_time.update(time.time() - end)
-            losses.update(self.forward_backward(batch))
-            batch_time.update(time.time() - end)
-            steps.append(time.time() - end)
-            self._report(losses, batch_time, data_time)
-            end = time.time()
+        with StopAfterStep() as self._stop:
+            for batch_idx, batch in self._batches():
+                self.batch_idx = batch_idx
+                data_time.update(time.time() - end)
+                losses.update(self.forward_backward(batch))
+                batch_time.update(time.time() - end)
+                steps.append(time.time() - end)
+                self._report(losses, batch_time, data_time)
+                end = time.time()
+                if self._stop.asked and self.batch_idx + 1 < self.num_batches:
+                    self.train_seconds += end - epoch_start
+                    self._save_within()
+                    self._stop.stop()
         self.read_anomaly()  # waits for the device, so the times below are of work done
         if not self.steps_lr_itself and not self._lr_stepped:  # a method that did it itself is not stepped twice
             self.update_lr()
@@ -277,6 +306,32 @@ class TrainerX(SimpleTrainer):
         if steps:
             self.waiting_share = data_time.sum / max(seconds, 1e-9)
             self.seconds_per_step = statistics.median(steps) if on_cpu else seconds / len(steps)
+
+    def _batches(self):
+        """(index, batch) of this epoch; a run that was stopped within it goes on behind its last step, with the same
+        images in the same order."""
+        within, self._resume_within = self._resume_within, {}
+        done, now = within.get("batch", 0), rng_state() if within else None
+        if within:
+            set_rng_state(within["epoch_rng"])  # what the epoch began with gives its order again
+        self._epoch_rng = rng_state()
+        batches = iter(self.train_loader_x)
+        for index in range(self.num_batches):
+            batch = next(batches, None)
+            if batch is None:
+                return
+            if index < done:
+                continue
+            if now is not None:
+                set_rng_state(now)
+                now = None
+            yield index, batch
+
+    def _save_within(self):
+        """A checkpoint in the middle of an epoch, from which a run goes on to the same end."""
+        self.read_anomaly()
+        more = {"batch": self.batch_idx + 1, "epoch_rng": self._epoch_rng}
+        self.save_model(self.epoch - 1, self.output_dir, model_name=INTERRUPTED, more=more)
 
     def _report(self, losses, batch_time, data_time):
         """A line every PRINT_FREQ batches (every batch of shorter epochs); the only place where values are read."""

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import os
+import signal
 import sys
 
 from .paths import cache_root, output_root
@@ -86,9 +87,18 @@ def unwritable(error, path=None):
     return Unwritable(f"{reason}; {remedy}choose a place that can be written" if remedy else reason)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: as Ctrl-C, but for its exit code."""
+
+
+def _terminated(*_):
+    raise Terminated
+
+
 def run_main(main, resume_hint=""):
     """Run a script's main(); a UserError, or a place that cannot be written, becomes one line and exit code 2,
-    Ctrl-C exit code 130. What a terminal's encoding lacks is printed as an escape."""
+    Ctrl-C exit code 130, SIGTERM 143. What a terminal's encoding lacks is printed as an escape."""
+    signal.signal(signal.SIGTERM, _terminated)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -100,9 +110,9 @@ def run_main(main, resume_hint=""):
         if (told := unwritable(error)) is None:
             raise
         _fail(told)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"\ninterrupted - nothing finished is lost. {resume_hint}".rstrip(), file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
 
 
 def _fail(error):

@@ -1,11 +1,36 @@
 """Images as they come, to RGB: EXIF rotation, palettes, CMYK, 16 bit and float windowed, truncated files named."""
 
+import os
+import stat
+
 import numpy as np
 from PIL import Image, ImageOps
 
+from .dicom import holds_image, is_dicom
 from .errors import MissingFile, UserError
 
 SOURCES = []  # (test of a path, reader of it): rooms above add images that are no files, e.g. inside an array
+
+
+# What counts as an image by its content: Pillow also opens films, fonts and whatever may be a TGA.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
+
+def recognised(path):
+    """Whether a file is an image by its content, whatever its name: one of FORMATS, or DICOM with pixels.
+
+    Reads the header only, so a truncated image is recognised; False for what is no regular file or is not there.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        if is_dicom(path):
+            return holds_image(path)
+        Image.init()
+        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]):
+            return True
+    except Exception:  # Pillow raises whatever comes up when bytes are no image
+        return False
 
 
 def read_image(path):
@@ -21,7 +46,7 @@ def read_image(path):
         if is_mine(path):
             return read(path)
     try:
-        if _is_dicom(path):
+        if is_dicom(path):
             return Image.fromarray(_dicom(path)).convert("RGB")
         with Image.open(path) as image:
             image.load()
@@ -53,13 +78,6 @@ def window(values, low=None, high=None):
     high = float(np.percentile(values, 99.5)) if high is None else high
     scaled = (values - low) / max(high - low, 1e-12)
     return (scaled.clip(0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def _is_dicom(path):
-    if str(path).lower().endswith((".dcm", ".dicom")):
-        return True
-    with open(path, "rb") as f:
-        return f.read(132)[128:] == b"DICM"
 
 
 def _dicom(path):

@@ -1,5 +1,6 @@
 """A tee of standard output into log.txt that can be closed again."""
 
+import contextlib
 import os
 import sys
 import time
@@ -15,14 +16,15 @@ class Logger:
 
     def __init__(self, fpath=None):
         self.console = sys.stdout
-        self.file = None
+        self.file, self.silent = None, False
         if fpath is not None:
             Path(fpath).parent.mkdir(parents=True, exist_ok=True)
             # a line at a time: a killed run keeps its log
             self.file = open(fpath, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by close()
 
     def write(self, message):
-        self.console.write(message)
+        if not self.silent:
+            self.console.write(message)
         if self.file is not None:
             self.file.write(message)
 
@@ -31,6 +33,15 @@ class Logger:
         if self.file is not None:
             self.file.flush()
             os.fsync(self.file.fileno())
+
+    @contextlib.contextmanager
+    def file_only(self):
+        """What is printed meanwhile goes to the file and not to the console."""
+        self.silent = True
+        try:
+            yield
+        finally:
+            self.silent = False
 
     def isatty(self):
         return self.console.isatty()

@@ -30,7 +30,7 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
     target = folder / (model_name or f"model.pth.tar-{state['epoch']}")
     with atomic_path(target) as temporary:
         torch.save(state, temporary)
-    if target.name != BEST:  # the pointer says where to resume
+    if target.name.startswith("model.pth.tar-"):  # the pointer says where to resume; by name, as upstream reads it
         write_text(target.name + "\n", folder / "checkpoint")
     print(f"Checkpoint saved to {target}")
     if is_best:

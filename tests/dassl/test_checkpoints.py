@@ -1,5 +1,8 @@
 """Resuming under every kind of kill, what a checkpoint may hold, and which ones are refused."""
 
+import os
+import signal
+
 import torch
 from pytest import approx, mark, raises
 from safetensors.torch import load_file
@@ -7,6 +10,7 @@ from torch import nn
 from upstream_plugin import PluginCoOp
 
 from dassl.engine import TrainerX
+from dassl.utils.errors import Terminated
 from dassl.utils import UserError, load_checkpoint, set_random_seed, torchtools
 from dassl.utils.torchtools import save_checkpoint
 
@@ -58,6 +62,36 @@ def test_killed_within_an_epoch(make_cfg, workers):
     again.train()
     assert again.start_epoch == 1
     same_end(whole, again)
+
+
+@mark.parametrize("workers", [0, 1])
+@mark.parametrize("batch, kept", [(0, "interrupted.pth.tar"), (1, "interrupted.pth.tar"), (2, "model.pth.tar-2")])
+@mark.parametrize("number, error", [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_saves_within_the_step(make_cfg, tmp_path, workers, batch, kept, number, error):
+    settings = {"DATALOADER__NUM_WORKERS": workers, "OPTIM__MAX_EPOCH": 3}
+    whole = start(make_cfg("whole", **settings))
+    whole.train()
+    first = start(make_cfg("stopped", **settings))
+    plain, steps = first.forward_backward, []
+
+    def signalled(images):
+        if (first.epoch, first.batch_idx) == (1, batch):
+            os.kill(os.getpid(), number)
+        steps.append(1)
+        return plain(images)
+
+    first.forward_backward = signalled
+    with raises(error):
+        first.train()
+    assert len(steps) == 3 + batch + 1  # the step ended, none followed
+    assert (tmp_path / "stopped" / "prompt_learner" / kept).is_file()
+    again, rest = start(make_cfg("stopped", **settings)), []
+    plain_again = again.forward_backward
+    again.forward_backward = lambda images: rest.append(1) or plain_again(images)
+    again.train()
+    assert len(rest) == 9 - len(steps)
+    same_end(whole, again)
+    assert not (tmp_path / "stopped" / "prompt_learner" / "interrupted.pth.tar").exists()
 
 
 def test_killed_while_writing_a_checkpoint(make_cfg, monkeypatch, tmp_path):

@@ -28,7 +28,7 @@ def test_plugin_trains_and_leaves_a_whole_run_folder(make_cfg, tmp_path, capsys)
     for line in ("Finish training", "=> result", "* total: 12", "* accuracy: ", "* macro_f1: "):
         assert any(x.startswith(line) for x in log.splitlines()), line
     results = json.loads((folder / "results.json").read_text())
-    assert results["schema"] == 1 and results["n"] == 12 and results["classes"] == ["cat", "dog", "owl"]
+    assert results["schema"] == 2 and results["n"] == 12 and results["classes"] == ["cat", "dog", "owl"]
     assert results["metrics"]["accuracy"] > 60  # three colours
     assert set(results["per_class"]) == {"cat", "dog", "owl"} and results["cost"]["train_seconds"] > 0
     saved = np.load(folder / "predictions.npz", allow_pickle=False)

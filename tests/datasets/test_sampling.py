@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 
 from dassl.utils.errors import ConfigError
-from datasets.sampling import class_subset, few_shot, natural
+from dassl.data.datasets.subset import class_subset
+from datasets.sampling import few_shot, natural
 
 
 def rows(sizes, start=0):

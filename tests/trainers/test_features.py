@@ -5,7 +5,7 @@ import torch
 
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
-from scripts.lib.settings import base_config
+from experiments.settings import base_config
 from trainers.features import cached_features
 
 

@@ -3,6 +3,7 @@
 from dassl.utils.registry import Registry
 
 from .base_dataset import DatasetBase, Datum
+from .subset import ensured
 
 DATASET_REGISTRY = Registry("DATASET")
 _fallback = None
@@ -23,7 +24,7 @@ def build_dataset(cfg):
         reader = _fallback(name, cfg)
     if cfg.VERBOSE:
         print(f"Loading dataset: {name}")
-    return reader(cfg)
+    return ensured(reader(cfg), cfg, reader)
 
 
 __all__ = ["DATASET_REGISTRY", "DatasetBase", "Datum", "build_dataset", "set_fallback"]

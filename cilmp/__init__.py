@@ -1,0 +1,1 @@
+"""The CILMP toolbox: CLIP-like models adapted to medical images with few labels."""

@@ -1,0 +1,61 @@
+"""The command `cilmp` (`python -m cilmp`): one word says what, that word's own --help says how."""
+
+import importlib
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+COMMANDS = {  # word: (module with main(argv), one line)
+    "train": ("experiments.single", "one run: one method, one data set, one seed (CoOp's flags)"),
+    "run": ("experiments.commands", "a protocol for some methods, then its table: run PROTOCOL METHOD ..."),
+    "compare": ("experiments.commands", "every method on one data set, one table"),
+    "sweep": ("experiments.commands", "a grid of settings, chosen on val or shown on test"),
+    "report": ("experiments.commands", "all tables and pictures of an output folder"),
+    "prepare": ("datasets.commands", "raw images in, a split out"),
+    "check": ("datasets.commands", "what can be said against a data set"),
+    "extract": ("knowledge.commands", "what a language model says about the classes"),
+    "list": ("experiments.commands", "methods, protocols, data sets, backbones, language models"),
+}
+
+
+def usage():
+    lines = [f"  {word:<9} {line}" for word, (_, line) in COMMANDS.items()]
+    return "\n".join(["usage: cilmp COMMAND ...", "", "Adapt CLIP-like models to medical images with few labels.", "",
+                      *lines, "", "cilmp COMMAND --help says more; cilmp --version."])  # fmt: skip
+
+
+def version():
+    """Version and commit of what runs."""
+    from dassl.utils.version import commit, number
+
+    return " ".join(["cilmp", number(), *([f"({found})"] if (found := commit()) else [])])
+
+
+def main(argv=None):
+    """Run a command; returns its exit code."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(version())
+        return 0
+    if words[0] not in COMMANDS:
+        from dassl.utils.errors import unknown_name
+
+        raise unknown_name("command", words[0], COMMANDS)
+    module = importlib.import_module(COMMANDS[words[0]][0])
+    command = getattr(module, words[0], None) or module.main
+    return command(words[1:])
+
+
+def console():
+    """The console script."""
+    from dassl.utils.errors import run_main
+
+    run_main(main, resume_hint="The same command goes on where it was: finished runs are kept.")
+
+
+if __name__ == "__main__":
+    console()

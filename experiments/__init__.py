@@ -1,0 +1,1 @@
+"""Many runs: what is asked for (settings), what they read (reads), running (run, launch), results (collect, tables)."""

@@ -1,0 +1,45 @@
+"""Results on disk as a list of records: results.json and what it says of its run. Nothing is learned from elsewhere."""
+
+from pathlib import Path
+
+from dassl.utils.errors import UserError
+from dassl.utils.io import read_json_object, sha256_of
+
+
+def results_file(folder, split="test"):
+    """Where a run writes its results: only the final test is results.json."""
+    return Path(folder) / ("results.json" if split == "test" else f"results_{split}.json")
+
+
+def records(output, split="test", quiet=False):
+    """[results.json content, with its `spec` and `folder`] of all finished runs below a folder, by path; a file that
+    cannot be read is named and left out."""
+    found = []
+    for path in sorted(Path(output).rglob(results_file("", split).name)):
+        try:
+            content = read_json_object(path)
+            record = content if "spec" in content else before_specs(content, path)
+            record["metrics"]["accuracy"], record["cost"], record["seed"]
+        except (UserError, KeyError, TypeError, ValueError, IndexError) as error:
+            if not quiet:
+                why = str(error) if isinstance(error, UserError) else "it is not a run's results"
+                print(f"warning: left out {path}: {why}")
+            continue
+        found.append({**record, "folder": path.parent})
+    return found
+
+
+def before_specs(content, path):
+    """A result written before runs had a spec (schema 1): its protocol, part and settings were in its path alone,
+    <protocol>/<dataset>/<method>/<backbone>/shots<k>/<file>-<hash>/seed<s>/<part>."""
+    protocol, dataset, _, _, shots, name, _, part = path.parent.parts[-8:]
+    target = protocol == "cross_dataset" and part.startswith("test_")
+    spec = {
+        "protocol": protocol, "part": part, "file": name.rpartition("-")[0], "label": "", "subset": content["subset"],
+        "shots": int(shots.removeprefix("shots").replace("-all", "-1")), "settings": {"hash": name},
+        "dataset": content["dataset"], "weights": content.get("weights") or "",
+        **{k: content[k] for k in ("method", "seed", "split", "backbone", "llm", "hparams")},
+        "source": {"dataset": content.get("source_dataset", dataset)} if target else None,
+    }  # fmt: skip
+    group = sha256_of([str(path.parents[2]), name])
+    return {**content, "spec": spec, "key": group, "group": group}

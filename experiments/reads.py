@@ -1,0 +1,142 @@
+"""What a run will read, hashed: with its settings, this is what "finished" is judged by.
+
+    split       the whole split lists (relative path, label, name), before few-shot sampling
+    groups      patients, lesions ... of its images
+    weights     the backbone's file
+    knowledge   the LLM rows, or the sentences, of all its classes
+    code        the file of a method or reader from outside this repository
+
+Judged is the text of a split, not the pixels: an image replaced under its old name is not noticed.
+"""
+
+import inspect
+from functools import cache
+from pathlib import Path
+
+from dassl.utils.io import sha256_file, sha256_of
+
+WORDS = {"split": "split", "groups": "groups of images", "weights": "backbone weights",
+         "knowledge": "language-model rows or sentences", "code": "plugin file", "root": "data"}  # fmt: skip
+
+
+def reads_of(cfg):
+    """{what: SHA-256 or a plain word} of what a run of this configuration reads; see the module."""
+    import backbones
+    import trainers
+    from dassl.engine import TRAINER_REGISTRY
+
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    found = dict(_data(cfg.DATASET.NAME, cfg.DATASET.ROOT, _Hidden(cfg)))
+    if issubclass(trainer, trainers.PromptTrainer):
+        model = cfg.MODEL.BACKBONE
+        found["weights"] = backbones.weights_sha256(model.NAME, model.WEIGHTS or None)
+        if trainer.needs_llm:
+            found["knowledge"] = source_of(trainer, cfg).sha256()
+    if code := [sha256_file(f) for f in map(_outside, (trainer, _reader(cfg.DATASET.NAME))) if f]:
+        found["code"] = sha256_of(code)
+    return found
+
+
+def differing(before, now):
+    """Words for what two {what: hash} differ in."""
+    return [WORDS.get(k, k) for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
+
+
+class _Hidden:
+    """A configuration that a cache key does not see."""
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+
+    def __eq__(self, other):
+        return True
+
+    def __hash__(self):
+        return 0
+
+
+@cache
+def _data(name, root, hidden):
+    import datasets
+
+    if is_ours(name):
+        found = datasets.reads(name, root)
+        return found | {"root": root} if name in datasets.locate.FOLDER_SETS else found  # ROOT is the set itself
+    from dassl.data.datasets import build_dataset
+    from dassl.data.hashing import split_hashes
+
+    cfg = hidden.cfg.clone()
+    cfg.defrost()
+    cfg.DATASET.NUM_SHOTS, cfg.DATASET.SUBSAMPLE_CLASSES, cfg.VERBOSE = -1, "all", False
+    return {"split": split_hashes(build_dataset(cfg))["split_sha256"]}
+
+
+def is_ours(name):
+    """False for a reader of the user's own (a plugin): it may keep its files as it likes."""
+    import datasets
+
+    reader = _reader(name)
+    return reader is None or issubclass(reader, datasets.SplitDataset)
+
+
+def _reader(name):
+    """The registered reader class of a name; None for a folder with a split.json."""
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    return DATASET_REGISTRY.get(name) if name in DATASET_REGISTRY else None
+
+
+def _outside(cls):
+    """The file that defines a class, if it is none of ours."""
+    if cls is None or cls.__module__.split(".")[0] in ("trainers", "datasets", "dassl", "cilmp"):
+        return None
+    try:
+        return Path(inspect.getfile(cls))
+    except (TypeError, OSError):
+        return None
+
+
+class Knowledge:
+    """What a method reads of a language model for the classes of one data set: there, or made on demand."""
+
+    def __init__(self, trainer, cfg):
+        import datasets
+
+        self.cfg, self.rows, self.node = cfg, trainer.llm_form == "rows", cfg.TRAINER[trainer.node_name()]
+        self.info = datasets.info(cfg.DATASET.NAME, cfg.DATASET.ROOT)
+        self.names, self.dataset, self.llm = list(self.info.classnames), cfg.DATASET.NAME, cfg.MODEL.LLM
+
+    def store(self):
+        import knowledge
+
+        if self.rows:
+            return knowledge.KnowledgeStore(self.dataset, self.llm)
+        return knowledge.PromptEnsembles(self.dataset, self.node.SENTENCES or self.llm)
+
+    def sha256(self):
+        if self.rows:
+            return self.store().sha256(self.names)
+        return self.store().sha256(self.names, self.node.N_PROMPTS)
+
+    def ensure(self):
+        """Extract or sample what nobody has yet, saying so; a file of the user's own must be there."""
+        import knowledge
+        from scripts.extract_knowledge import phrases
+
+        if self.rows:
+            if knowledge.available(self.dataset, self.llm, self.names):
+                return
+            print(f"no representations of {self.dataset} by {self.llm} yet: extracting them", flush=True)
+            path = knowledge.extract(self.dataset, self.names, self.llm, questions=self.info.questions())
+        else:
+            store, n = self.store(), self.node.N_PROMPTS
+            if self.node.SENTENCES or store.path() is not None:
+                store.lookup(self.names, n)
+                return
+            print(f"no sentences on {self.dataset} by {self.llm} yet: sampling {n} a class", flush=True)
+            path = knowledge.sample(self.dataset, self.names, self.llm, n, phrases(self.info, self.names))
+        print(f"written: {path}", flush=True)
+
+
+def source_of(trainer, cfg):
+    return Knowledge(trainer, cfg)

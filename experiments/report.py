@@ -1,0 +1,63 @@
+"""All tables and pictures of an output folder, from the results.json files in it, into OUTPUT/report/."""
+
+from pathlib import Path
+
+from dassl.utils.errors import MissingFile, UserError
+from dassl.utils.io import write_text
+from dassl.utils.paths import output_root, slug
+from protocols import PROTOCOLS
+
+from . import tables
+from .collect import records
+from .pictures import draw
+
+
+def groups_of(found):
+    """{(protocol, data set, backbone, split of the data): [record]} of what belongs into one table."""
+    groups = {}
+    for r in found:
+        spec = r["spec"]
+        if spec["protocol"] in PROTOCOLS:
+            dataset = (spec["source"] or spec)["dataset"]
+            data = r.get("reads", {}).get("split", "") if not spec["source"] else None
+            groups.setdefault((spec["protocol"], dataset, spec["backbone"]), []).append((data, r))
+    return {(*key, data): [r for _, r in entries if r["group"] in own]
+            for key, entries in groups.items()
+            for data in dict.fromkeys(d for d, _ in entries if d is not None)
+            for own in [{r["group"] for d, r in entries if d == data}]}  # fmt: skip
+
+
+def section(key, found, folder, several):
+    """Markdown of one table, its files written beside; a table that must not be is one line that says why."""
+    name, dataset, backbone, data = key
+    protocol = PROTOCOLS[name]
+    marks = [data[:8]] if several and data else []
+    stem = slug("-".join([name, dataset, backbone, *marks]))
+    title = f"{name} on {dataset}, {backbone}" + (f" (data of split {marks[0]})" if marks else "")
+    targets = tuple(dict.fromkeys(r["spec"]["dataset"] for r in found if r["spec"]["source"]
+                                  and r["spec"]["dataset"] != dataset))  # fmt: skip
+    try:
+        table = tables.build(protocol, found, title, targets=targets)
+    except UserError as error:
+        return f"**{title}**: no table - {error}\n"
+    if not table["rows"]:
+        return f"**{title}**: no method has finished all its parts\n"
+    tables.save(table, folder, stem)
+    text = tables.markdown(table)
+    if draw(protocol, table, folder / f"{stem}.png"):
+        text += f"\n![{title}]({stem}.png)\n"
+    return text
+
+
+def main(output=None):
+    """Write the report of an output folder ($OUTPUT, else the default); returns the exit code."""
+    output = Path(output).absolute() if output else output_root()
+    groups = groups_of(records(output))
+    if not groups:
+        raise MissingFile(f"no finished runs in {output}; make some with: bash scripts/cilmp/base2new.sh")
+    folder = output / "report"
+    count = [key[:3] for key in groups]
+    sections = [section(key, found, folder, count.count(key[:3]) > 1) for key, found in groups.items()]
+    write_text("\n".join(["# Report", "", *sections]), folder / "report.md")
+    print(f"{len(sections)} tables. Written: {folder / 'report.md'}")
+    return 0

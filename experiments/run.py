@@ -1,0 +1,125 @@
+"""One run in this process: its folder claimed, its log in it, its results written once and last."""
+
+import contextlib
+import io
+import sys
+import time
+from pathlib import Path
+
+from dassl.utils.errors import ConfigError, UserError
+from dassl.utils.io import read_json_object, sha256_file
+
+from .collect import results_file
+
+
+class Ticker(io.TextIOBase):
+    """The console of a quiet run: warnings and resuming at once, an epoch's line now and then; the log has all."""
+
+    seconds = 30  # between epoch lines
+
+    def __init__(self, console):
+        self.console, self.rest, self.last = console, "", time.time()
+
+    def write(self, text):
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in filter(self.wanted, lines):
+            print(f"    {line}", file=self.console, flush=True)
+        return len(text)
+
+    def wanted(self, line):
+        if line.startswith("epoch [") and time.time() - self.last > self.seconds:
+            self.last = time.time()
+            return True
+        return line.startswith(("warning:", "Found checkpoints"))
+
+
+class Busy(UserError):
+    """Another process is at work in this run's folder."""
+
+
+@contextlib.contextmanager
+def claimed(folder):
+    """Hold the run folder; a holder that dies loses it (a lock of the operating system; untested on network drives).
+
+    Raises:
+        Busy: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise Busy(f"another process is at work in {folder}; wait for it, or name another --output-dir") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def run(spec, folder, what="", model_dir="", epoch=None, quiet=False):
+    """Build the trainer of a resolved RunSpec, train or load, evaluate; what is printed goes to folder/log.txt too.
+
+    The caller holds the folder (`claimed`).
+
+    Args:
+        what: "train" (and test), "test" (load model_dir, test), "nothing" (build only); "" by the spec's source.
+        quiet: print to the log, and little to the console (a driver of many runs shows a line each).
+    """
+    from dassl.engine import build_trainer, claim_run_folder
+    from dassl.utils import collect_env_info, set_random_seed, setup_logger
+
+    what = what or ("test" if spec.source else "train")
+    cfg = spec.config.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = str(folder)
+    cfg.freeze()
+    facts = {"spec": spec.record(), "key": spec.key, "group": spec.first.key, "reads": spec.reads}
+    if what == "test" and model_dir:
+        facts |= facts_of_source(spec, model_dir)
+    claim_run_folder(cfg, spec.reads)
+    console = contextlib.redirect_stdout(Ticker(sys.stdout)) if quiet else contextlib.nullcontext()
+    with console:
+        logger = setup_logger(cfg.OUTPUT_DIR)
+        try:
+            if cfg.SEED >= 0:
+                print(f"Setting fixed seed: {cfg.SEED}")
+                set_random_seed(cfg.SEED)
+            with logger.file_only():
+                print(f"** Config **\n{cfg}\n** Environment **\n{collect_env_info()}\n")
+            trainer = build_trainer(cfg)
+            trainer.run_facts = facts
+            trains = getattr(trainer, "trains", True)
+            if what == "test" and trains and not model_dir:
+                raise ConfigError(
+                    f"{spec.method} has nothing to test: its prompts are untrained; give --model-dir, the folder of "
+                    f"the run that trained them"
+                )
+            if what == "train" and trains:
+                trainer.train()
+            elif what != "nothing":
+                trainer.load_model(model_dir, epoch=epoch)
+                trainer.test()
+        except UserError as error:
+            with logger.file_only():
+                print(f"error: {error}")
+            raise
+        finally:
+            sys.stdout.flush()
+            logger.close()
+    return trainer
+
+
+def facts_of_source(spec, model_dir):
+    """Facts of a test of what another run trained: the hash of its results, so that a training done anew is noticed;
+    where it was on another data set, that set, its shots and its train hash, as nobody saw the target's images."""
+    split = spec.source.split if spec.source else "test"
+    there = results_file(model_dir, split)
+    if not there.is_file():
+        return {}
+    found, source = {"source_sha256": sha256_file(there)}, read_json_object(there)
+    if source.get("dataset") != spec.dataset:
+        found |= {"source_dataset": source["dataset"], "shots": source["shots"], "train_sha256": source["train_sha256"]}
+    return found

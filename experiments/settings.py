@@ -1,0 +1,289 @@
+"""What is asked for: the variables, the method's files, and the complete configuration of a run."""
+
+import importlib
+import importlib.util
+import os
+import shlex
+import sys
+import traceback
+from pathlib import Path
+
+import yaml
+
+from dassl.utils.errors import ConfigError, MissingFile, UserError
+from dassl.utils.paths import REPO
+
+CONFIGS = REPO / "configs"
+
+
+def load_plugins(plugins):
+    """Import the user's files or modules; they register their trainers and readers.
+
+    Raises:
+        MissingFile: no such file or module. UserError: it raises, with its own words and line.
+    """
+    return [_load(str(plugin)) for plugin in plugins]
+
+
+def _load(plugin):
+    path = Path(plugin)
+    if path.suffix == ".py" and not path.is_file():
+        raise MissingFile(f"no plugin file {path.absolute()}")
+    try:
+        return _load_file(path) if path.suffix == ".py" else importlib.import_module(plugin)
+    except ModuleNotFoundError as error:
+        if error.name == plugin.split(".")[0]:
+            raise MissingFile(f"plugin {plugin}: {error}; give a file name ending in .py, or a module") from None
+        raise UserError(f"plugin {plugin} needs a module that is not installed: {error.name}") from None
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{_words(error)} - plugin {plugin}, line {_line(error, path)}") from None
+
+
+def _words(error):
+    """Kind and words of somebody else's error, in one line."""
+    text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}"
+
+
+def _line(error, path):
+    """Where in the plugin's own file it happened."""
+    if isinstance(error, SyntaxError):
+        return error.lineno
+    steps = traceback.extract_tb(error.__traceback__)
+    return next((step.lineno for step in reversed(steps) if Path(step.filename).name == path.name), "?")
+
+
+def _load_file(path):
+    """The module of a plugin file; loaded once a process, as it registers what it holds."""
+    spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
+    known = sys.modules.get(spec.name)
+    if known is not None and Path(known.__file__).samefile(path):
+        return known
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module
+
+
+def base_config(plugins=()):
+    """Defaults with the nodes of all methods and of the plugins (an `extend_cfg(cfg)` of theirs is called)."""
+    import datasets  # noqa: F401 - registers the readers
+    import trainers
+    from dassl.config import get_cfg_default
+
+    modules = load_plugins(plugins)
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    for module in modules:
+        if hasattr(module, "extend_cfg"):
+            module.extend_cfg(cfg)
+    return cfg
+
+
+def words(text):
+    """The words of a variable; quotes keep blanks together."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"{text}: {error}") from None
+
+
+def paths(text):
+    """The files or modules of PLUGIN; one file name with blanks needs no quotes."""
+    return [text] if Path(text).is_file() else words(text)
+
+
+def method_files(method, protocol, backbone, hparams, wanted="", shots=-1):
+    """The yaml files of a method, merged in turn: CFG if given, demo for the demo backbone, else the protocol's or
+    the paper's and what they change for this number of shots; what has none of its own (a plugin) runs with the set
+    common to all.
+
+    Returns:
+        (paths, name, hparams recorded with the results)
+    """
+    shared, folder = CONFIGS / "trainers", CONFIGS / "trainers" / method
+    if wanted:
+        path = Path(wanted) if wanted.endswith(".yaml") else folder / f"{wanted}.yaml"
+        if not path.is_file():
+            there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+            raise MissingFile(f"CFG={wanted}: no {path}; there are {there}")
+        return [path], path.stem, "custom"
+    if hparams == "common":
+        return [shared / "common.yaml"], "common", "common"
+    if backbone == "demo":
+        return [p for p in (shared / "demo.yaml", folder / "demo.yaml") if p.is_file()], "demo", "demo"
+    for name in (protocol, "vit_b16"):
+        if (folder / f"{name}.yaml").is_file():
+            fewer = folder / f"{protocol}_shots{shots}.yaml"
+            return [folder / f"{name}.yaml", *([fewer] if fewer.is_file() else [])], name, "official"
+    return [shared / "common.yaml"], "common", "common"
+
+
+def tuned(method, protocol, dataset):
+    """{dotted key: value} its authors tuned for this data set: the method's tuned.yaml, protocol -> set -> keys."""
+    path = CONFIGS / "trainers" / method / "tuned.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content.get(protocol, {}).get(dataset, {})
+
+
+def every_method():
+    """All registered methods for a comparison: untrained ones first, ours last."""
+    import trainers
+
+    found = trainers.methods()
+    return sorted(found, key=lambda n: (n == "CILMP", found[n].trains, n.lower()))
+
+
+# Facts with an owner of their own: OPTS may not say them a second time, or title, folder and run would disagree.
+OWNED = {
+    "MODEL.BACKBONE.NAME": "BACKBONE", "MODEL.BACKBONE.WEIGHTS": "WEIGHTS", "MODEL.LLM": "LLM", "DATASET.ROOT": "DATA",
+    "DATASET.NUM_SHOTS": "SHOTS", "OPTIM.MAX_EPOCH": "EPOCHS", "THREADS": "THREADS", "OUTPUT_DIR": "OUTPUT",
+    "DATASET.NAME": "", "TRAINER.NAME": "", "SEED": "", "DATASET.SUBSAMPLE_CLASSES": "", "RUN.PROTOCOL": "",
+    "RUN.HPARAMS": "", "RUN.TUNED": "", "RESUME": "",
+}  # fmt: skip
+AS_VARIABLE = ("BACKBONE", "WEIGHTS", "LLM", "DATA", "EPOCHS", "THREADS")  # one value for all runs: taken as such
+
+
+class Request:
+    """What is asked for: DATA OUTPUT SHOTS CFG BACKBONE WEIGHTS LLM EPOCHS METHODS HPARAMS FORCE THREADS PLUGIN OPTS
+    TARGETS, from `environ` (default: the environment); `select` is the part of the data that settings are judged on.
+    """
+
+    def __init__(self, protocol, method, dataset, seeds, environ=None, label=""):
+        from datasets import canonical
+        from protocols import protocol as find
+
+        env = dict(os.environ if environ is None else environ)
+        self.opts = words(env.get("OPTS", ""))
+        self._take_owned(env)
+        get = lambda key, default="": env.get(key, "").strip() or default  # noqa: E731
+        self.protocol, self.seeds, self.label = find(protocol), self._seeds(seeds), label
+        self.dataset = canonical(dataset or "phantom")
+        self.demo = self.dataset == "phantom"
+        self.root = os.path.abspath(os.path.expanduser(get("DATA"))) if get("DATA") else ""
+        self.backbone = get("BACKBONE", "demo" if self.demo else "ViT-B/16")
+        self.weights = get("WEIGHTS")
+        self.llm = get("LLM", "smollm2-135m" if self.demo else "meta-llama/Meta-Llama-3-8B")
+        self.plugins = tuple(paths(get("PLUGIN")))
+        self.methods = list(dict.fromkeys(get("METHODS").split() or self._compared_with(method)))
+        self.shots = self._shots(get("SHOTS"))
+        self.hparams = get("HPARAMS", "official")
+        if self.hparams not in ("official", "common"):
+            raise ConfigError(f"HPARAMS={self.hparams}: choose official or common")
+        self.cfg, self.epochs = get("CFG"), self._number(get("EPOCHS"), "EPOCHS")
+        self.threads = self._number(get("THREADS"), "THREADS")
+        self.force = get("FORCE") not in ("", "0")
+        self.targets = tuple(canonical(t) for t in get("TARGETS").split())
+        if self.protocol.needs_targets and not self.targets:
+            raise ConfigError(f"{protocol} needs TARGETS='SET1 SET2': the data sets to test on")
+
+    def _take_owned(self, env):
+        """Move what OPTS says of a fact that a variable owns into that variable; refuse what the words say."""
+        kept = []
+        for key, value in zip(self.opts[::2], self.opts[1::2]):
+            owner = OWNED.get(key)
+            if owner in AS_VARIABLE:
+                env[owner] = value
+            elif owner is not None:
+                remedy = f"set {owner}={value}" if owner else "it is what the command's own words say"
+                raise ConfigError(f"OPTS: {key} has one owner; {remedy}")
+            else:
+                kept += [key, value]
+        self.opts = kept + self.opts[len(self.opts) // 2 * 2 :]  # an odd word is refused where options are merged
+
+    def _compared_with(self, method):
+        """Whom a method meets in its table; "all": every method, the plugins' too."""
+        if method == "all":
+            base_config(self.plugins)
+            return every_method()
+        return ["ZeroshotCLIP", "CoOp", "CILMP"] if method == "CILMP" else ["ZeroshotCLIP", method]
+
+    @staticmethod
+    def _seeds(words):
+        """Whole numbers from 0 on, without repetition; none = 1 2 3."""
+        if bad := [w for w in words if not _is_number(w)]:
+            raise ConfigError(f"seed {bad[0]!r}: the first word is the data set, further ones are seeds (0, 1, 2 ...)")
+        return list(dict.fromkeys(map(int, words))) or [1, 2, 3]
+
+    @staticmethod
+    def _number(text, name):
+        if text and not _is_number(text):
+            raise ConfigError(f"{name}={text}: give a whole number")
+        return int(text) if text else 0
+
+    def _shots(self, text):
+        protocol = self.protocol
+        if -1 in protocol.shots:
+            return [-1]
+        if not text:
+            return list(protocol.demo_shots if self.demo and protocol.demo_shots else protocol.shots)
+        if not all(_is_number(n) and int(n) > 0 for n in text.split()):
+            raise ConfigError(f"SHOTS={text}: give whole numbers above 0, e.g. SHOTS='1 4 16'")
+        return list(dict.fromkeys(map(int, text.split())))
+
+    def specs(self, base):
+        """[RunSpec], not yet resolved, in running order: a table fills up evenly, seed by seed."""
+        return [
+            spec
+            for shots in self.shots
+            for seed in self.seeds
+            for method in self.methods
+            for spec in self._runs(self.spec(base, method, shots, seed))
+        ]
+
+    def _runs(self, first):
+        """The protocol's runs of one method; one that says why, where it is not defined for the method."""
+        from dassl.engine import TRAINER_REGISTRY
+
+        trainer = TRAINER_REGISTRY.get(first.method)
+        bound = getattr(trainer, "bound_to_classes", None)
+        why = bound(first.config) if bound and self.protocol.other_classes else ""
+        if why:
+            return [first.but("train", why_not=why)]
+        return self.protocol.runs(first, self.targets)
+
+    def spec(self, base, method, shots, seed):
+        """The bare RunSpec of a method, number of shots and seed, from which the protocol makes its runs."""
+        from dassl.config import merge_from_file, merge_from_list
+        from dassl.engine import TRAINER_REGISTRY
+        from protocols import RunSpec
+
+        trainer = TRAINER_REGISTRY.get(method)  # an unknown one is named here, with the nearest
+        cfg, protocol = base.clone(), self.protocol.name
+        files, name, kind = method_files(method, protocol, self.backbone, self.hparams, self.cfg, shots)
+        for path in files:
+            merge_from_file(cfg, path)
+        dataset_file = CONFIGS / "datasets" / f"{self.dataset}.yaml"
+        if dataset_file.is_file():
+            merge_from_file(cfg, dataset_file)
+        if kind == "official" and (values := tuned(method, protocol, self.dataset)):
+            cfg.RUN.TUNED = True
+            merge_from_list(cfg, [x for pair in values.items() for x in pair], f"{method}/tuned.yaml")
+        cfg.TRAINER.NAME, cfg.SEED, cfg.THREADS = method, seed, self.threads or cfg.THREADS
+        cfg.DATASET.NAME, cfg.DATASET.ROOT = self.dataset, self.root
+        cfg.DATASET.NUM_SHOTS, cfg.DATASET.SUBSAMPLE_CLASSES = shots, "all"
+        cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.WEIGHTS = self.backbone, self.weights
+        cfg.MODEL.LLM = self.llm if getattr(trainer, "needs_llm", False) else ""
+        cfg.RUN.PROTOCOL, cfg.RUN.HPARAMS = protocol, kind
+        cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+        if self.epochs:
+            cfg.OPTIM.MAX_EPOCH, cfg.RUN.HPARAMS = self.epochs, "custom"
+            for other in ("ITERATIONS_PER_SHOT", "MIN_STEPS"):  # ways to say the length in steps
+                if other in cfg.TRAINER.get(method.upper(), {}):
+                    cfg.TRAINER[method.upper()][other] = 0
+        if self.opts:
+            merge_from_list(cfg, self.opts, "OPTS")
+            cfg.RUN.HPARAMS = "custom"
+        cfg.freeze()
+        return RunSpec(cfg, protocol, "", name, plugins=self.plugins, label=self.label)
+
+
+def _is_number(text):
+    """Digits 0-9 alone: str.isdigit() also takes superscripts, which int() does not."""
+    return str(text).isascii() and str(text).isdigit()

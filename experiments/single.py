@@ -1,0 +1,117 @@
+"""One run from flags: train (or only evaluate) one method on one data set with one seed. The flags are CoOp's."""
+
+import argparse
+import os
+from pathlib import Path
+
+from dassl.utils.errors import ConfigError
+from dassl.utils.io import sha256_file
+
+DESCRIPTION = """Train (or only evaluate) one method on one data set with one seed.
+
+    --trainer CILMP --dataset phantom --backbone demo --llm smollm2-135m --seed 1 \\
+        --config-file configs/trainers/demo.yaml --output-dir output/try DATASET.NUM_SHOTS 16
+
+The flags are CoOp's; KEY VALUE pairs at the end win over everything.
+"""
+FLAGS = {
+    "root": "DATASET.ROOT",
+    "output_dir": "OUTPUT_DIR",
+    "resume": "RESUME",
+    "seed": "SEED",
+    "source_domains": "DATASET.SOURCE_DOMAINS",
+    "target_domains": "DATASET.TARGET_DOMAINS",
+    "transforms": "INPUT.TRANSFORMS",
+    "dataset": "DATASET.NAME",
+    "trainer": "TRAINER.NAME",
+    "backbone": "MODEL.BACKBONE.NAME",
+    "llm": "MODEL.LLM",
+}
+
+
+def add_arguments(p):
+    p.add_argument("--list", action="store_true", help="methods, data sets, backbones and LLMs, one line each")
+    p.add_argument("--root", default=None, help="where data sets live (default: $DATA, else data/)")
+    p.add_argument("--output-dir", default=None, help="default: a folder by the settings under $OUTPUT, else output/")
+    p.add_argument("--resume", default=None, help="folder to resume from")
+    p.add_argument("--seed", type=int, default=None, help="negative: unseeded")
+    p.add_argument("--source-domains", nargs="+", default=None)
+    p.add_argument("--target-domains", nargs="+", default=None)
+    p.add_argument("--transforms", nargs="+", default=None)
+    p.add_argument("--config-file", default=None, help="method configuration")
+    p.add_argument("--dataset-config-file", default=None)
+    p.add_argument("--dataset", default=None, help="data set name, instead of a configuration file")
+    p.add_argument("--trainer", default=None)
+    p.add_argument("--backbone", default=None)
+    p.add_argument("--head", default=None, help="accepted as upstream does; no method here reads it")
+    p.add_argument("--llm", default=None, help="language model whose representations are read")
+    p.add_argument("--plugin", action="append", default=[], help="FILE.py or module with your own trainer or reader")
+    p.add_argument("--eval-only", action="store_true")
+    p.add_argument("--model-dir", default="", help="run folder to load for --eval-only")
+    p.add_argument("--load-epoch", type=int, default=None)
+    p.add_argument("--no-train", action="store_true", help="build everything, train and test nothing")
+    p.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ...")
+    return p
+
+
+def parser():
+    form = argparse.RawDescriptionHelpFormatter
+    return add_arguments(argparse.ArgumentParser(description=DESCRIPTION, formatter_class=form))
+
+
+def spec_of(args):
+    """The resolved RunSpec of the flags: defaults, nodes of methods and plugins, data set file, method file, flags,
+    pairs."""
+    from dassl.config import merge_from_file, merge_from_list, set_key
+    from protocols import RunSpec
+
+    from .reads import reads_of
+    from .settings import base_config
+
+    cfg = base_config(args.plugin)
+    for path in (args.dataset_config_file, args.config_file):
+        if path:
+            merge_from_file(cfg, path)
+    for flag, key in FLAGS.items():
+        if (value := getattr(args, flag)) is not None:  # 0 is a seed like any other
+            set_key(cfg, key, value, f"--{flag.replace('_', '-')}")
+    merge_from_list(cfg, args.opts)
+    root = cfg.DATASET.ROOT or os.environ.get("DATA", "")
+    cfg.DATASET.ROOT = os.path.abspath(os.path.expanduser(root)) if root else ""
+    for key, value in (("--trainer", cfg.TRAINER.NAME), ("--dataset", cfg.DATASET.NAME)):
+        if not value:
+            raise ConfigError(f"give {key} (see python train.py --list)")
+    cfg.freeze()
+    part = "test" if args.eval_only else "train"
+    spec = RunSpec(cfg, "single", part, "flags", plugins=tuple(args.plugin)).resolved(reads_of)
+    results = Path(args.model_dir, "results.json")
+    if args.model_dir and results.is_file():  # another training of the same settings is another test
+        spec.reads["source"] = sha256_file(results)
+    return spec
+
+
+def folder_of(spec, args):
+    """What --output-dir says, or a folder by the settings, so that a changed one never quarrels with an old run."""
+    from dassl.utils.paths import output_root
+
+    named = args.output_dir is not None or "OUTPUT_DIR" in args.opts
+    return os.path.abspath(spec.config.OUTPUT_DIR) if named else spec.folder(output_root())
+
+
+def main(args=None):
+    if args is None or isinstance(args, list):
+        args = parser().parse_args(args)
+    if args.list:
+        from .listing import listing
+
+        print(listing(args.plugin, args.root or ""))
+        return 0
+    from .run import claimed, run
+
+    spec = spec_of(args)
+    folder = folder_of(spec, args)
+    what = "test" if args.eval_only else "nothing" if args.no_train else "train"
+    with claimed(folder):
+        run(spec, folder, what, args.model_dir, args.load_epoch)
+    print(f"Written: {folder}")
+    return 0

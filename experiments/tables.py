@@ -1,0 +1,266 @@
+"""Tables of a protocol from records of finished runs. No number here that is not in a results.json."""
+
+import csv
+import io
+import statistics
+from pathlib import Path
+
+from dassl.utils.errors import UserError
+from dassl.utils.io import write_json, write_text
+
+TITLES = {"accuracy": "acc", "macro_f1": "F1", "balanced_accuracy": "bal acc", "auroc": "AUROC", "kappa": "kappa",
+          "kappa_quadratic": "QWK", "ece": "ECE"}  # fmt: skip
+LESS_IS_BETTER = ("ece",)
+COSTS = {
+    "learned": lambda row: f"{row['trainable_parameters'] or 0:,}",
+    "s/step": lambda row: _median(row["seconds_per_step"], "{:.3f}"),
+    "peak MiB": lambda row: _median(row["peak_memory_mib"], "{:.0f}"),
+}
+
+
+def _median(values, form):
+    return form.format(statistics.median(values)) if values else "-"
+
+
+def check_equal_splits(records):
+    """Refuse to compare runs that did not see the same images in the same roles, or to average over test sets.
+
+    Raises:
+        UserError: the two runs that differ, and in what.
+    """
+    seen, tested = {}, {}
+    for r in records:
+        key = (r["seed"], r["subset"], r["shots"], r["dataset"], r["split"])
+        _same(seen, key, r, "split_sha256", f"on the same split (seed {r['seed']}, {r['subset']} classes")
+        key = (r["group"], r["spec"]["part"])
+        _same(tested, key, r, "test_sha256", f"on the same {r['split']} images (seeds of one cell")
+
+
+def _same(seen, key, record, field, what):
+    hashed = record.get(field)
+    if hashed is None:
+        return
+    other, theirs = seen.setdefault(key, (record, hashed))
+    if theirs != hashed:
+        raise UserError(
+            f"{name_of(record)} and {name_of(other)} were not run {what}: {hashed[:12]} and {theirs[:12]}); run both "
+            f"again with FORCE=1"
+        )
+
+
+def name_of(record):
+    """A run in words, as RunSpec's."""
+    spec = record["spec"]
+    shots = (spec.get("source") or {}).get("shots", spec["shots"])
+    name = spec["label"] or spec["method"]
+    return f"{name}, {'all images' if shots < 1 else f'{shots} shots'}, seed {spec['seed']}, {spec['part']}"
+
+
+def rows_of(records, metrics):
+    """[{method, label, shots, parts: {part: {metric: {seed: value}}}, parameters ...}]: a row an experiment (method,
+    setting and what was read), its seeds in it."""
+    check_equal_splits(records)
+    rows = {}
+    for r in records:
+        spec = r["spec"]
+        row = rows.setdefault(r["group"], {
+            "method": spec["method"], "label": spec["label"] or spec["method"], "shots": spec["shots"],
+            "configuration": f"{spec['file']}-{r['group'][:8]}", "settings": spec["settings"], "parts": {},
+            "trainable_parameters": r["cost"]["trainable_parameters"], "hparams": spec["hparams"],
+            "tuned": r.get("tuned", False), "precision": r.get("precision"), "dropout_mode": r.get("dropout_mode"),
+            "seconds_per_step": [], "peak_memory_mib": [],
+        })  # fmt: skip
+        if not spec["source"]:
+            row["shots"], row["settings"] = spec["shots"], spec["settings"]
+        part = row["parts"].setdefault(spec["part"], {m: {} for m in metrics})
+        for metric in metrics:
+            part[metric][str(r["seed"])] = r["metrics"][metric]
+        if r["cost"]["seconds_per_step"]:
+            row["seconds_per_step"].append(r["cost"]["seconds_per_step"])
+            row["peak_memory_mib"].append(r["cost"]["peak_memory_mib"])
+    tell_apart(list(rows.values()))
+    return list(rows.values())
+
+
+def tell_apart(rows):
+    """Rows of one label and number of shots get the settings in which they differ; where none does (they read
+    different data or weights), the name and hash of their configuration."""
+    for name in {(r["label"], r["shots"]) for r in rows}:
+        alike = [r for r in rows if (r["label"], r["shots"]) == name]
+        if len(alike) == 1:
+            continue
+        keys = sorted({k for r in alike for k in r["settings"]})
+        differ = [k for k in keys if k != "SEED" and len({str(r["settings"].get(k)) for r in alike}) > 1]
+        known = all("hash" not in r["settings"] for r in alike) and 0 < len(differ) <= 4
+        for row in alike:
+            words = ", ".join(f"{k.split('.')[-1]}={row['settings'].get(k)}" for k in differ)
+            row["label"] += f" ({words if known else row['configuration']})"
+    labels = [(r["label"], r["shots"]) for r in rows]
+    for row, label in zip(rows, labels):
+        if labels.count(label) > 1:
+            row["label"] += f" ({row['configuration']})"
+
+
+def build(protocol, records, title, missing=(), not_run=(), targets=(), notes=()):
+    """The table: {title, notes, header, rows (cells), data} of records of one protocol and data set.
+
+    Args:
+        missing: specs without results. not_run: specs that say why there are none. notes: further lines.
+    """
+    rows, data = rows_of(records, protocol.metrics), []
+    for row in rows:
+        per_metric = {m: {part: v[m] for part, v in row["parts"].items() if None not in v[m].values()}
+                      for m in protocol.metrics}  # fmt: skip
+        figures = {m: found for m, values in per_metric.items() if (found := protocol.figures(values))}
+        if figures:
+            data.append(row | {"figures": figures})
+    parts = dict.fromkeys(p for row in rows for p in row["parts"])
+    columns = [(m, c) for m in protocol.metrics for c in protocol.columns(parts)]
+    first = ["method", *(["shots"] if protocol.shots_column else [])]
+    header = [*first, *(f"{c} {TITLES[m]}" for m, c in columns), *COSTS]
+    cells = [_cells(d, columns, protocol.shots_column) for d in data]
+    words = _notes(protocol, records, rows, missing, not_run, targets)
+    return {"title": title, "notes": [*words, *notes], "header": header, "rows": cells, "data": data,
+            "best": _ranks(data, columns), "fixed": len(first)}  # fmt: skip
+
+
+def _cells(row, columns, shots):
+    first = [row["label"] + ("*" if row["tuned"] else ""), *([_shots(row["shots"])] if shots else [])]
+    cells = []
+    for metric, c in columns:
+        figures = row["figures"].get(metric, {})
+        cells.append(with_deviation(*figures[c], figures["seeds"]) if c in figures else "-")
+    return first + cells + [cost(row) for cost in COSTS.values()]
+
+
+def _shots(number):
+    return "all" if number < 1 else str(number)
+
+
+def with_deviation(mean, deviation, seeds):
+    """One seed has no deviation."""
+    return f"{mean:.1f} ± {deviation:.1f}" if seeds > 1 else f"{mean:.1f}"
+
+
+def _ranks(data, columns):
+    """{(row, column): "best" or "second"} by the figures as printed, so that equals are marked alike."""
+    marks = {}
+    for k, (metric, c) in enumerate(columns):
+        values = {i: round(d["figures"][metric][c][0], 1) for i, d in enumerate(data)
+                  if c in d["figures"].get(metric, {})}  # fmt: skip
+        ranked = sorted(set(values.values()), reverse=metric not in LESS_IS_BETTER)[:2]
+        for i, value in values.items():
+            if len(ranked) > 1 and value in ranked:
+                marks[(i, k)] = ("best", "second")[ranked.index(value)]
+    return marks
+
+
+def _notes(protocol, records, rows, missing, not_run, targets):
+    """What a reader must know beside the numbers."""
+    every = lambda key: sorted({str(r[key]) for r in records if r.get(key)})  # noqa: E731
+    seeds = " ".join(map(str, sorted({r["seed"] for r in records})))
+    notes = [f"Mean ± standard deviation (dividing by n) over seeds {seeds}, percent." if " " in seeds
+             else f"One seed ({seeds}), so no deviation; percent."]  # fmt: skip
+    if any(r["split"] != "test" for r in records):
+        notes.append(f"Judged on {', '.join(every('split'))}, not on the test images.")
+    dataset = next((r["spec"]["dataset"] for r in records if not r["spec"]["source"]), "")
+    notes += protocol.notes(dataset, targets)
+    notes += every("source_note")
+    if any(r["spec"]["dataset"] == "phantom" or r["spec"]["backbone"] == "demo" for r in records):
+        notes.append("Demo numbers: a tiny backbone, drawn for trying the toolbox, of no meaning for real images.")
+    if any("random" in (r["spec"]["weights"] or r["spec"]["backbone"]).split("::")[-1] for r in records):
+        notes.append("Random weights: this backbone was never trained; its numbers mean nothing.")
+    notes += _precisions(rows)
+    if modes := every("dropout_mode"):
+        notes.append(f"CILMP dropout: {', '.join(modes)}.")
+    if weights := every("weights"):
+        notes.append(f"Backbone weights: {', '.join(weights)}.")
+    if llms := every("llm"):
+        notes.append(f"LLM: {', '.join(llms)}.")
+    notes.append(f"Hyper-parameters: {', '.join(sorted({r['spec']['hparams'] for r in records}))}.")
+    if any(r.get("tuned") for r in records):
+        notes.append("*: tuned by its authors for this very data set; HPARAMS=common gives all methods one set.")
+    notes += _left_out(records)
+    notes.append("learned: trained numbers; s/step and peak MiB (of the whole process): medians over seeds, training.")
+    notes += sorted({f"{s.method}: not run here - {s.why_not}." for s in not_run})
+    per_row = {frozenset(seeds) for row in rows for part in row["parts"].values() for seeds in part.values()}
+    if len(per_row) > 1:
+        notes.append("Rows differ in their seeds (see table.json): compare with care.")
+    notes += [f"Not finished: {'; '.join(map(str, missing))}."] if missing else []
+    return notes
+
+
+def _precisions(rows):
+    """The precision of all rows, or a warning that names each."""
+    found = {}
+    for row in rows:
+        if row["precision"]:
+            found.setdefault(row["precision"], []).append(row["label"])
+    if len(found) < 2:
+        return [f"Precision: {name}." for name in found]
+    listing = "; ".join(f"{name}: {', '.join(dict.fromkeys(labels))}" for name, labels in sorted(found.items()))
+    return [f"Rows differ in precision, compare with care - {listing}."]
+
+
+def _left_out(records):
+    """A line where images could not be read and were skipped."""
+    most = {}
+    for r in records:
+        for part, n in r.get("left_out", {}).items():
+            most[part] = max(most.get(part, 0), n)
+    tested = max((r["n"] for r in records if r.get("left_out")), default=0)
+    return [f"Unreadable images were left out: {n} of {part}{f' ({tested} were judged)' if part == 'test' else ''}."
+            for part, n in sorted(most.items())]  # fmt: skip
+
+
+def markdown(table):
+    """GitHub Markdown: best bold, second underlined."""
+    lines = [f"**{table['title']}**", "", "| " + " | ".join(table["header"]) + " |"]
+    lines.append("|" + "---|" * len(table["header"]))
+    forms = {"best": "**{}**", "second": "<u>{}</u>"}
+    for i, row in enumerate(table["rows"]):
+        cells = [forms.get(table["best"].get((i, k - table["fixed"])), "{}").format(c) for k, c in enumerate(row)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *(f"{n}  " for n in table["notes"])]) + "\n"
+
+
+def latex(table):
+    """A table environment: best bold, second underlined, title and notes as its caption (booktabs)."""
+    forms = {"best": "\\textbf{{{}}}", "second": "\\underline{{{}}}"}
+    columns = "l" * table["fixed"] + "c" * (len(table["header"]) - table["fixed"])
+    lines = ["\\begin{table}", "\\centering", f"\\begin{{tabular}}{{{columns}}}", "\\toprule"]
+    lines += [" & ".join(map(tex, table["header"])) + " \\\\", "\\midrule"]
+    for i, row in enumerate(table["rows"]):
+        marks = [forms.get(table["best"].get((i, k - table["fixed"])), "{}") for k in range(len(row))]
+        lines.append(" & ".join(m.format(tex(c)) for m, c in zip(marks, row)) + " \\\\")
+    caption = tex(" ".join([f"{table['title']}.", *map(sentence, table["notes"])]))
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", f"\\caption{{{caption}}}", "\\end{table}"]) + "\n"
+
+
+def tex(text):
+    """Text with LaTeX's own characters escaped."""
+    special = {"\\": "\\textbackslash{}", "±": "$\\pm$", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    return "".join(special.get(c, f"\\{c}" if c in "_%&#${}" else c) for c in text)
+
+
+def sentence(note):
+    return note if note.endswith(".") else f"{note}."
+
+
+def terminal(table):
+    from tabulate import tabulate
+
+    text = tabulate(table["rows"], headers=table["header"], disable_numparse=True)
+    return "\n".join([table["title"], text, *table["notes"]])
+
+
+def save(table, folder, stem="table"):
+    """table.md, table.tex, table.csv and table.json in a folder."""
+    folder = Path(folder)
+    write_text(markdown(table), folder / f"{stem}.md")
+    write_text(latex(table), folder / f"{stem}.tex")
+    buffer = io.StringIO()
+    note = " ".join(map(sentence, table["notes"]))  # a number copied out of its table keeps its warnings
+    csv.writer(buffer).writerows([[*table["header"], "notes"], *([*row, note] for row in table["rows"])])
+    write_text(buffer.getvalue(), folder / f"{stem}.csv")
+    write_json({k: table[k] for k in ("title", "notes", "header", "rows", "data")}, folder / f"{stem}.json")

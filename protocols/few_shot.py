@@ -1,0 +1,27 @@
+"""Few-shot: train on k labelled images a class, test on all classes."""
+
+from .base import Protocol
+
+
+class FewShot(Protocol):
+    """A row a method and number of shots; a curve a method."""
+
+    summary = "train on k images a class, test on all classes"
+    shots = (1, 2, 4, 8, 16)
+    demo_shots = (1, 4, 16)
+    shots_column = True
+
+    def draw(self, axes, rows):
+        for name in dict.fromkeys(row["label"] for row in rows):
+            points = sorted((row["shots"], *row["figures"][self.metrics[0]]["test"]) for row in rows
+                            if row["label"] == name)  # fmt: skip
+            shots, means, deviations = zip(*points)
+            axes.errorbar(shots, means, yerr=deviations, marker="o", capsize=3, label=name)
+        axes.set_xscale("log", base=2)
+        ticks = sorted({row["shots"] for row in rows})
+        axes.set_xticks(ticks, labels=list(map(str, ticks)))
+        axes.set_xlabel("labelled images a class")
+        axes.set_ylabel(f"{self.metrics[0]}, %")
+
+
+PROTOCOL = FewShot()

@@ -1,2 +1,0 @@
-#!/usr/bin/env bash
-exec bash "$(dirname "${BASH_SOURCE[0]}")/../protocol.sh" few_shot ZeroshotCLIP "$@"  # [DATASET] [SEED ...]
