@@ -13,8 +13,8 @@ def weights_sha256(name, weights=None):
     """SHA-256 of the weight file that `load(name, weights)` reads (of several: of their hashes).
 
     Random weights are "random" or "random:SEED". Published weights that are not on this machine yet cannot be hashed:
-    the name stands for them, so ask after `load`, which fetches them. A file is hashed once,
-    and again when its size or times change.
+    the name stands for them, so ask after `load`, which fetches them. A file is hashed once, and again when its size
+    or times change.
 
     Raises:
         UnknownName, MissingFile: as `load` does.

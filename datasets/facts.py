@@ -95,7 +95,6 @@ def article(phrase):
     return "an" if word[0].lower() in "aeio" else "a"
 
 
-def question(wording, modality=""):
-    """What the LLM is asked about a class; without a modality phrase this is the paper's own sentence."""
-    where = f" in {article(modality)} {modality}" if modality else ""
-    return f"In an image, describe the distinctive visual features of {wording}{where}."
+def phrase(wording, modality=""):
+    """What a class is called in a question to an LLM: "cyst in an abdominal CT slice", or the wording alone."""
+    return f"{wording} in {article(modality)} {modality}" if modality else wording

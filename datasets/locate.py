@@ -13,7 +13,7 @@ from dassl.utils.errors import MissingFile, UserError, unknown_name
 from dassl.utils.paths import REPO, cache_root
 from datasets import npz
 from datasets.beside import read_facts
-from datasets.facts import question
+from datasets.facts import phrase
 from datasets.prepare import own
 from datasets.split_file import Split, read_split, safe_path
 from datasets.tables import TABLE
@@ -40,10 +40,17 @@ class DatasetInfo:
     sources: tuple = ()  # ids of the image collections in it
     split_path: Path | None = None
 
+    def phrases(self, names=()):
+        """{class name: what to call it in a question to an LLM}: clearer wording, with the modality it is seen in.
+        Of all classes, or of those given, which need not be the set's own."""
+        return {name: phrase(self.wording.get(name, name), self.modalities.get(name, self.modality))
+                for name in names or self.classnames}
+
     def questions(self):
-        """{class name: what the LLM is asked}: the paper's sentence with wording and modality phrase."""
-        return {name: question(self.wording[name], self.modalities.get(name, self.modality))
-                for name in self.classnames}
+        """{class name: what the LLM is asked}, see knowledge.questions_for."""
+        from knowledge import questions_for
+
+        return questions_for(self.classnames, phrases=self.phrases())
 
 
 def data_root(root=""):

@@ -22,8 +22,9 @@ def resolve_device(device):
         found = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} is none that PyTorch has here ({_first_line(error)}); choose auto, cpu, "
-                        f"cuda, cuda:1 ...") from None
+        why = "" if "device string" in str(error) else f" ({_first_line(error)})"  # that one lists 21 kinds
+        raise UserError(f"device {device!r} is none that PyTorch has here{why}; choose auto, cpu, cuda, cuda:1 ...") \
+            from None
     return found
 
 

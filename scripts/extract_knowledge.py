@@ -67,7 +67,7 @@ def classes_and_phrases(dataset, root="", classes="", wording="dataset", plugins
             raise
         return chosen, {}
     names = chosen or list(info.classnames)
-    return names, phrases(info, names) if wording == "dataset" else {}
+    return names, info.phrases(names) if wording == "dataset" else {}
 
 
 def plugin_readers():
@@ -97,15 +97,8 @@ def facts_of_reader(reader, dataset, root, plugins):
 
 
 def phrases(info, classnames):
-    """{class: wording in a/an modality}, of the classes for which a data set declares either."""
-    from datasets.facts import article
-
-    found = {}
-    for name in classnames:
-        modality = info.modalities.get(name, info.modality)
-        where = f" in {article(modality)} {modality}" if modality else ""
-        found[name] = info.wording.get(name, name) + where
-    return {name: phrase for name, phrase in found.items() if phrase != name}
+    """{class: what to call it in a question}."""
+    return info.phrases(classnames)
 
 
 def table(rows, width=88):

@@ -53,6 +53,8 @@ def unknown_name(kind, name, known, remedy=""):
     listing = ", ".join(shown) if shown else "none"
     if len(known) > SHOWN:
         listing += f" and {len(known) - SHOWN} more" + ("; see python train.py --list" if kind in LISTED else "")
+    if remedy and not remedy.endswith("."):  # a command, say, which a full stop would change
+        remedy += ";"
     return UnknownName(" ".join(filter(None, [reason, remedy, f"Known: {listing}."])))
 
 

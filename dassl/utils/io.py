@@ -39,9 +39,10 @@ def atomic_path(path):
     except UserError:
         raise
     except Exception as error:  # torch and safetensors have errors of their own for a full disk
-        if temporary is None or _free(path) > SCARCE:
+        full = os.strerror(errno.ENOSPC)
+        if temporary is None or (full not in str(error) and _free(path) > SCARCE):
             raise
-        raise unwritable(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path) from error
+        raise unwritable(OSError(errno.ENOSPC, full), path) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(FileNotFoundError):

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import backbones
-from backbones import hub
+from backbones import hub, recipes
 from dassl.utils import MissingFile, UnknownName, sha256_file, sha256_of
 from dassl.utils.paths import REPO
 
@@ -54,7 +54,10 @@ def test_published_weights_are_called_by_name_until_they_are_here(tmp_path, monk
         return found[:1] if one else found
 
     monkeypatch.setattr(hub, "_cached", cached)
-    assert backbones.weights_sha256("ViT-B/16") == sha256_file(openai)
+    assert backbones.weights_sha256("ViT-B/16") == sha256_file(here["open_clip_model.safetensors"])
+    with monkeypatch.context() as m:  # an entry that is an address only
+        m.setattr(recipes, "_table_entry", lambda *_: {"url": "https://host.invalid/abc/ViT-B-16.pt"})
+        assert backbones.weights_sha256("ViT-B/16") == sha256_file(openai)
     assert backbones.weights_sha256("BiomedCLIP") == sha256_file(here["open_clip_model.safetensors"])
     three = [sha256_file(here[f]) for f in ("image_encoder(resnet50).pth", "text_encoder.pth",
                                             "text_projection_layer.pth")]  # fmt: skip

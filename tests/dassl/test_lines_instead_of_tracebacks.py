@@ -85,6 +85,8 @@ def test_a_disk_that_is_full_is_said_whatever_the_library_calls_it(monkeypatch, 
 
     with pytest.raises(RuntimeError, match="file write failed"), atomic_path(tmp_path / "x"):
         raise RuntimeError("PytorchStreamWriter: file write failed")
+    with pytest.raises(Unwritable, match="No space left"), atomic_path(tmp_path / "x"):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")  # safetensors
     monkeypatch.setattr(io, "_free", lambda path: 0)
     with pytest.raises(Unwritable, match=f"{tmp_path / 'x'}.*No space left"), atomic_path(tmp_path / "x"):
         raise RuntimeError("PytorchStreamWriter: file write failed")

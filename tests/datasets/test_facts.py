@@ -6,7 +6,7 @@ import datasets
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils.errors import UserError
 from datasets.docs import PAGE, page
-from datasets.facts import Facts, Layout, Table, article, question
+from datasets.facts import Facts, Layout, Table, article, phrase
 from datasets.overlap import overlap, refuse_overlap
 from datasets.tables import TABLE
 
@@ -70,9 +70,9 @@ def test_a_plugins_reader_of_the_same_name_wins():
         DATASET_REGISTRY.register(ours, force=True)
 
 
-def test_the_question_is_the_papers_unless_a_modality_is_known():
-    assert question("melanoma") == "In an image, describe the distinctive visual features of melanoma."
-    assert question("cyst", "abdominal CT slice").endswith("features of cyst in an abdominal CT slice.")
+def test_a_class_is_called_by_its_wording_and_modality():
+    assert phrase("melanoma") == "melanoma"
+    assert phrase("cyst", "abdominal CT slice") == "cyst in an abdominal CT slice"
     assert [article(p) for p in ("H&E-stained patch", "MRI slice", "CT slice", "image", "fundus photograph")] == [
         "an", "an", "a", "an", "a"]
 
