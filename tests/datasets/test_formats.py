@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from dataset_cfg import cfg_for
+from dicom_files import write as dicom
 from PIL import Image
 
 import datasets
@@ -71,26 +72,6 @@ def test_a_truncated_file_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-200])
     with pytest.raises(UserError, match=r"a\.png"):
         read_image(str(tmp_path / "a.png"))
-
-
-def dicom(path, pixels, **tags):
-    """A DICOM file with 16-bit grey pixels."""
-    import pydicom
-    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
-
-    data = pydicom.Dataset()
-    data.file_meta = pydicom.dataset.FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = SecondaryCaptureImageStorage
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
-    data.Rows, data.Columns = pixels.shape
-    data.SamplesPerPixel, data.BitsAllocated, data.BitsStored, data.HighBit = 1, 16, 16, 15
-    data.PixelRepresentation, data.PhotometricInterpretation = 0, "MONOCHROME2"
-    for key, value in tags.items():
-        setattr(data, key, value)
-    data.PixelData = pixels.astype(np.uint16).tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data.save_as(path, enforce_file_format=True)
 
 
 def test_dicom_is_windowed_by_its_header_and_inverted_where_it_says_so(tmp_path):
