@@ -12,8 +12,9 @@ from .arrays import is_array_image, read_array_image
 from .dicom import holds_image, is_dicom, read_dicom
 from .errors import MissingFile, UserError
 from .grey import eight_bits, window
-from .io import sha256_file
+from .io import sha256_file, sha256_of
 
+VERSION = 2  # of the pixels that read_image gives: what is kept of decoded images carries it
 # What counts as an image by its content: Pillow also opens films, fonts and whatever may be a TGA.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 GREY = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # modes of more than 8 bits
@@ -125,11 +126,11 @@ def _renamed(tile, raw):
 
 
 def image_hash(path):
-    """SHA-256 (hex) of what `read_image` reads: the bytes of the file, or of the image inside an array."""
+    """SHA-256 (hex) of what `read_image` reads: the bytes of the file, or of the image inside an array; and VERSION."""
     if is_array_image(path):
         image = read_array_image(path)
-        return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-    return sha256_file(path)
+        return sha256_of([VERSION, image.shape, hashlib.sha256(image.tobytes()).hexdigest()])
+    return sha256_of([VERSION, sha256_file(path)])
 
 
 def to_rgb(image, white_is_zero=False):

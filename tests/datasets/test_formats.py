@@ -1,5 +1,7 @@
 """Images as they come: each format becomes the right RGB pixels, or is named in one line."""
 
+import os
+
 import numpy as np
 import pytest
 from dataset_cfg import cfg_for
@@ -65,6 +67,17 @@ def test_what_is_no_image_is_named_in_one_line(name, content, tmp_path):
         read_image(str(tmp_path / name))
     assert name in str(error.value) and "\n" not in str(error.value)
     assert name in look(tmp_path / name).error
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "a.png")  # opening it would wait for a writer
+    (tmp_path / "b.png").mkdir()
+    for name in ("a.png", "b.png"):
+        with pytest.raises(UserError, match=f"no regular file: .*{name}"):
+            read_image(str(tmp_path / name))
+    (tmp_path / "c.png").symlink_to(tmp_path / "c.png")
+    with pytest.raises(UserError, match=r"c\.png"):
+        read_image(str(tmp_path / "c.png"))
 
 
 def test_a_truncated_file_is_named(tmp_path):
