@@ -82,8 +82,9 @@ def test_a_huge_label_takes_no_memory():
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("text", ["[" * 100000 + "]" * 100000, '{"train": [["a", 1' + "0" * 5000 + ', "b"]]}', "\ufeff"],
-                         ids=["nesting", "digits", "mark"])
+@pytest.mark.parametrize("text", [
+    "[" * 100000 + "]" * 100000, '{"train": [["a", 1' + "0" * 5000 + ', "b"]]}', "\ufeff"],
+    ids=["deep", "long", "mark"])
 def test_text_that_no_json_reader_takes(text, tmp_path):
     (tmp_path / "split.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="is not valid JSON") as error:
