@@ -3,12 +3,12 @@
 import hashlib
 import os
 import stat
-import sys
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .arrays import is_array_image, read_array_image
+from .deep import deep_samples, sample_bits
 from .dicom import holds_image, is_dicom, read_dicom
 from .errors import MissingFile, UserError
 from .grey import eight_bits, window
@@ -69,11 +69,10 @@ def read_image(path):
 
 def _read(image):
     """8-bit RGB of an opened image, upright."""
-    bits = _bits(image)
-    if bits <= 8 or image.mode == "CMYK" or image.mode in GREY:
+    if sample_bits(image) <= 8 or image.mode == "CMYK" or image.mode in GREY:
         image.load()
         return to_rgb(ImageOps.exif_transpose(image), image.format == "TIFF" and image.tag_v2.get(262) == 0)
-    samples = _deep(image)
+    samples = deep_samples(image)
     orientation = image.getexif().get(0x0112, 1)  # asked last: Pillow turns a TIFF itself when it loads it
     if samples.shape[-1] == 2:
         grey = window(samples[..., 0], use=samples[..., 1] > 0, full=(0, 2**16 - 1))
@@ -83,46 +82,6 @@ def _read(image):
     rgb = to_rgb(Image.fromarray(samples))
     rgb.getexif()[0x0112] = orientation
     return ImageOps.exif_transpose(rgb)
-
-
-def _bits(image):
-    """Bits a sample, as far as Pillow would drop some: of PNG and TIFF; 8 of others."""
-    if image.format == "TIFF":
-        return max(image.tag_v2.get(258, (8,)))
-    return 16 if image.format == "PNG" and ";16" in _raw_mode(image) else 8
-
-
-def _raw_mode(image):
-    """How Pillow unpacks the samples, e.g. 'RGB;16L'."""
-    args = image.tile[0][3] if image.tile else ""
-    return args if isinstance(args, str) else args[0]
-
-
-def _deep(image):
-    """uint16 (H, W, C) of 16-bit colour. Pillow keeps one byte of each sample, so it is asked twice: for the high
-    bytes, and, in the other byte order, for the low ones. Grey with alpha is unpacked as the four bytes it is."""
-    raw = _raw_mode(image).replace(";16N", ";16L" if sys.byteorder == "little" else ";16B")
-    if ";16" not in raw:
-        raise UserError(f"unreadable image {image.filename} (its colours of more than 8 bits lie in planes); {MEND}")
-    if raw == "LA;16B":
-        return np.ascontiguousarray(_unpacked(image, "RGBA")).view(">u2").astype(np.uint16)
-    low = _unpacked(image, raw[:-1] + ("B" if raw[-1] == "L" else "L"))
-    return np.asarray(image).astype(np.uint16) * 256 + low
-
-
-def _unpacked(image, raw):
-    """uint8 (H, W, C) of the file of an opened image, its bytes unpacked in another raw mode."""
-    with Image.open(image.filename) as again:
-        again._mode = raw.partition(";")[0]
-        again.tile = [_renamed(tile, raw) for tile in again.tile]
-        again.load()
-        return np.array(again)
-
-
-def _renamed(tile, raw):
-    """A tile (codec, box, offset, arguments) whose arguments begin with another raw mode."""
-    args = raw if isinstance(tile[3], str) else (raw, *tile[3][1:])
-    return tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args)  # a plain tuple before 11
 
 
 def image_hash(path):

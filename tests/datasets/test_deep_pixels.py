@@ -177,7 +177,7 @@ def test_deep_colours_in_planes_are_refused(tmp_path):
     imwrite = pytest.importorskip("tifffile").imwrite
     imwrite(tmp_path / "a.tif", np.moveaxis(COLOUR, -1, 0).astype(np.uint16), photometric="rgb",
             planarconfig="separate")
-    with pytest.raises(UserError, match="lie in planes"):
+    with pytest.raises(UserError, match="not RGB pixel by pixel"):
         read(tmp_path / "a.tif")
 
 
