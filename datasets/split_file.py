@@ -81,7 +81,9 @@ def _entry(row, where):
 
 def _check_encoding(what, text, where):
     """Refuse what can't be written as UTF-8 (a file name in another encoding) or can't be said by this Python."""
-    if not text.isascii() and sys.getfilesystemencoding() != "utf-8":
+    if text.isascii():
+        return
+    if sys.getfilesystemencoding() != "utf-8":
         raise UserError(f"{where}: this Python can't name the {what} {text!a}, it knows {sys.getfilesystemencoding()} "
                         "only; set PYTHONUTF8=1 or a UTF-8 locale (LC_ALL=C.UTF-8)")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
