@@ -36,11 +36,11 @@ class BiomedCoOpLearner(CoOpLearner):
         return ~far if not far.all() else torch.ones_like(far)
 
     def loss(self, images, labels):
-        v, t = unit(self.image_features(images).float()), unit(self.text_features().float())
+        v, t = unit(self.image_features(images)), unit(self.text_features())
         logits = self.score(v, t)
         centre = unit(self.sentences.mean(1))
         chosen = unit(self.sentences[:, self.kept(v)].mean(1))
-        loss = F.cross_entropy(logits.float(), labels) + self.cfg.SCCM_LAMBDA * F.mse_loss(t, centre)
+        loss = F.cross_entropy(logits, labels) + self.cfg.SCCM_LAMBDA * F.mse_loss(t, centre)
         return loss + self.cfg.KDSP_LAMBDA * divergence(self.score(v, chosen), logits), logits
 
 

@@ -99,14 +99,12 @@ class CILMPLearner(Learner):
 
     def prompts(self, v):
         """PromptSequence of unit image features v (B, d)."""
-        with torch.autocast(v.device.type, enabled=False):  # rank space stays in fp32
-            v = v.float()
-            between, prefix, suffix = self.once(self.image_free)
-            slots = [
-                self._coordinates(self.prefix, self.h_prefix, prefix, v),
-                between[:, None],
-                self._coordinates(self.suffix, self.h_suffix, suffix, v),
-            ]
+        between, prefix, suffix = self.once(self.image_free)
+        slots = [
+            self._coordinates(self.prefix, self.h_prefix, prefix, v),
+            between[:, None],
+            self._coordinates(self.suffix, self.h_suffix, suffix, v),
+        ]
         bases = self.Bp.unbind()  # one object a level: the encoder shares what depends on it alone
         levels = [[LowRank(*pair) for pair in zip(u.unbind(), bases)] for u in slots]
         if not self.has_between:
@@ -159,7 +157,7 @@ class CILMP(AveragingMixin, PromptTrainer):
         "N_CTX_VISION": 4,
         "N_CTX_TEXT": 4,
         "CTX_INIT": "a photo of a",
-        "PREC": "fp32",  # fp32, amp, fp16
+        "PREC": "fp32",  # fp32, amp, bf16, fp16
         "PROMPT_DEPTH_VISION": 12,
         "PROMPT_DEPTH_TEXT": 12,
         "PREFIX_LENGTH": 4,
@@ -183,6 +181,10 @@ class CILMP(AveragingMixin, PromptTrainer):
             raise ConfigError(
                 f"TRAINER.CILMP.DROPOUT_MODE {cfg.TRAINER.CILMP.DROPOUT_MODE!r}: choose hidden or shared"
             )
+
+    def result_facts(self):
+        mode = self.node.DROPOUT_MODE if self.node.DROPOUT else None
+        return super().result_facts() | {"dropout_mode": mode}
 
     def averaging(self):
         """Official rule: ctx, deep tokens and visual prompts are averaged, interventions and projections are not."""

@@ -34,7 +34,7 @@ class CoCoOpLearner(CoOpLearner):
         return self.frame.fill([per_image(self.ctx + self.meta_net(v)[:, None])])
 
     def logits(self, images):
-        v = unit(self.image_features(images).float())
+        v = unit(self.image_features(images))
         return self.score(v, self.clip.text.encode(self.conditioned(v)))
 
 

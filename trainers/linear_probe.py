@@ -28,7 +28,7 @@ class LinearProbeLearner(Learner):
         self.bias = nn.Parameter(torch.zeros(len(classnames)))
 
     def logits(self, images):
-        return unit(self.image_features(images).float()) @ self.weight.T + self.bias
+        return unit(self.image_features(images)) @ self.weight.T + self.bias
 
     def fit(self, train, val):
         """Train features ((V, N, d), (N,)); without val the strength is the config's C."""

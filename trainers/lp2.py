@@ -37,7 +37,7 @@ class LP2Learner(Learner):
         self.register_buffer("text_features", ensemble_features(clip, self.names, [cfg.TEMPLATE]), persistent=False)
 
     def logits(self, images):
-        return self.blend(unit(self.image_features(images).float()))
+        return self.blend(unit(self.image_features(images)))
 
     def blend(self, x):
         return x @ self.weight.T + self.bias + self.alpha * (x @ self.text_features.T)

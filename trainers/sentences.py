@@ -21,4 +21,4 @@ def sentence_features(node, clip, context):
     dataset = context.dataset
     source = PromptEnsembles(context.cfg.DATASET.NAME, node.SENTENCES or context.cfg.MODEL.LLM)
     answers = source.lookup(getattr(dataset, "knowledge_names", dataset.classnames), node.N_PROMPTS)
-    return torch.stack([unit(clip.text.encode_strings(sentences).float()) for sentences in answers])
+    return torch.stack([unit(clip.text.encode_strings(sentences)) for sentences in answers])

@@ -35,7 +35,7 @@ class TipLearner(Learner):
         self.register_buffer("text_features", ensemble_features(clip, self.names, [cfg.TEMPLATE]), persistent=False)
 
     def logits(self, images):
-        x = unit(self.image_features(images).float())
+        x = unit(self.image_features(images))
         return self.mixed(x @ self.keys.T, self.clip.scale() * x @ self.text_features.T, *self.blend)
 
     def mixed(self, affinity, text_logits, alpha, beta):
