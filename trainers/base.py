@@ -309,8 +309,8 @@ def cosine_over_steps(optimizer, steps, warmup=0, end=0.0):
 class FitTrainer(PromptTrainer):
     """Base of methods that are fitted to features of the training images: one pass, no gradient through CLIP.
 
-    `fit(train, val)` of the learner gets ((V, N, d) unit features, (N,) labels) of V views, and val's
-    ((M, d), (M,)) or None without a val part.
+    `fit(train, val)` of the learner gets ((V, N, d) features as the image tower gives them, (N,) labels) of V views,
+    and val's ((M, d), (M,)) or None without a val part.
     """
 
     class_agnostic = False
@@ -335,10 +335,10 @@ class FitTrainer(PromptTrainer):
         start, dataset = time.time(), self.dm.dataset
         views = 1 if deterministic(self.cfg) else self.views()
         transform, plain = build_transform(self.cfg, is_train=True), build_transform(self.cfg, is_train=False)
-        found = [unit(features_of(self, dataset.train_x, transform, is_train=True, epoch=v)) for v in range(views)]
+        found = [features_of(self, dataset.train_x, transform, is_train=True, epoch=v) for v in range(views)]
         train, val = (torch.stack(found), labels_of(dataset.train_x)), None
         if dataset.val:
-            val = unit(features_of(self, dataset.val, plain)), labels_of(dataset.val)
+            val = features_of(self, dataset.val, plain), labels_of(dataset.val)
         self.model.fit(*(None if part is None else tuple(x.to(self.device) for x in part) for part in (train, val)))
         self.train_seconds += time.time() - start
 

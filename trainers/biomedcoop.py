@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptTrainer, divergence, unit
-from .coop import CoOpLearner
+from .base import divergence, unit
+from .coop import ContextTrainer, CoOpLearner
 from .sentences import sentence_features
 
 
@@ -45,7 +45,7 @@ class BiomedCoOpLearner(CoOpLearner):
 
 
 @TRAINER_REGISTRY.register()
-class BiomedCoOp(PromptTrainer):
+class BiomedCoOp(ContextTrainer):
     """CoOp guided by a language model's sentences, those that are outliers for the batch left out."""
 
     learner = BiomedCoOpLearner

@@ -13,8 +13,8 @@ from torch import nn
 from backbones.prompt import per_image
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptTrainer, unit
-from .coop import CoOpLearner
+from .base import unit
+from .coop import ContextTrainer, CoOpLearner
 
 
 class CoCoOpLearner(CoOpLearner):
@@ -39,7 +39,7 @@ class CoCoOpLearner(CoOpLearner):
 
 
 @TRAINER_REGISTRY.register()
-class CoCoOp(PromptTrainer):
+class CoCoOp(ContextTrainer):
     """CoOp's context shifted by a small network of the image feature."""
 
     learner = CoCoOpLearner

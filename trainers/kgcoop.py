@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptTrainer, unit
-from .coop import CoOpLearner
+from .base import unit
+from .coop import ContextTrainer, CoOpLearner
 from .templates import ensemble_features
 
 
@@ -29,7 +29,7 @@ class KgCoOpLearner(CoOpLearner):
 
 
 @TRAINER_REGISTRY.register()
-class KgCoOp(PromptTrainer):
+class KgCoOp(ContextTrainer):
     """CoOp kept close to the hand-written prompts."""
 
     learner = KgCoOpLearner

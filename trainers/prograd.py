@@ -12,8 +12,7 @@ import torch.nn.functional as F
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptTrainer
-from .coop import CoOpLearner
+from .coop import ContextTrainer, CoOpLearner
 from .templates import ensemble_features
 
 
@@ -40,7 +39,7 @@ class ProGradLearner(CoOpLearner):
 
 
 @TRAINER_REGISTRY.register()
-class ProGrad(PromptTrainer):
+class ProGrad(ContextTrainer):
     """CoOp whose steps never go against the zero-shot model."""
 
     learner = ProGradLearner

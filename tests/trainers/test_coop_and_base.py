@@ -170,3 +170,21 @@ def test_text_is_encoded_once_for_a_whole_evaluation(make, monkeypatch):
     ours.eval()
     after = evaluate()
     assert len(calls) == 4 and (after[0] - before[0]).abs().max() > 1e-3  # a new evaluation sees new weights
+
+
+def test_what_is_kept_for_an_evaluation_is_kept_by_what_computes_it():
+    """once(f), once(g): two values; each computed once, and anew after the weights may have changed."""
+    ours, calls = coop("openai", N_CTX=3).eval(), []
+
+    def f():
+        calls.append("f")
+        return 1
+
+    def g():
+        calls.append("g")
+        return 2
+
+    with torch.no_grad():
+        assert [ours.once(x) for x in (f, g, f, g)] == [1, 2, 1, 2] and calls == ["f", "g"]
+        ours.train().eval()
+        assert ours.once(g) == 2 and calls == ["f", "g", "g"]

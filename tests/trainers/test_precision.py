@@ -204,9 +204,9 @@ def test_what_each_word_runs():
 @pytest.mark.parametrize("word", ["amp", "fp16"])
 def test_without_cuda_the_run_is_float32_and_says_so(word, tmp_path, capsys):
     options = {"USE_CUDA": False, "TEST.NO_TEST": False, "OPTIM.MAX_EPOCH": 1}
-    first, state = run(config(tmp_path / "a", "CoOp", **options))
+    _, state = run(config(tmp_path / "a", "CoOp", **options))
     assert "float32" not in capsys.readouterr().out
-    again, same = run(config(tmp_path / "b", "CoOp", **options, **{"TRAINER.COOP.PREC": word}))
+    _, same = run(config(tmp_path / "b", "CoOp", **options, **{"TRAINER.COOP.PREC": word}))
     said = [line for line in capsys.readouterr().out.splitlines() if "float32" in line]
     assert len(said) == 1 and word in said[0] and "bf16" in said[0]
     assert torch.equal(state["ctx"], same["ctx"])
