@@ -46,12 +46,6 @@ class DatasetInfo:
         return {name: phrase(self.wording.get(name, name), self.modalities.get(name, self.modality))
                 for name in names or self.classnames}
 
-    def questions(self):
-        """{class name: what the LLM is asked}, see knowledge.questions_for."""
-        from knowledge import questions_for
-
-        return questions_for(self.classnames, phrases=self.phrases())
-
 
 def data_root(root=""):
     """The folder of all data sets, absolute: `root` or $DATA against the caller's folder, else <repository>/data."""

@@ -26,12 +26,12 @@ def reads_of(cfg):
     from dassl.engine import TRAINER_REGISTRY
 
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-    found = dict(_data(cfg.DATASET.NAME, cfg.DATASET.ROOT, _Hidden(cfg)))
+    found = dict(_data(cfg.DATASET.NAME, cfg.DATASET.ROOT, max(cfg.INPUT.SIZE), _Hidden(cfg)))
     if issubclass(trainer, trainers.PromptTrainer):
         model = cfg.MODEL.BACKBONE
         found["weights"] = backbones.weights_sha256(model.NAME, model.WEIGHTS or None)
         if trainer.needs_llm:
-            found["knowledge"] = source_of(trainer, cfg).sha256()
+            found["knowledge"] = Knowledge(trainer, cfg).sha256()
     if code := [sha256_file(f) for f in map(_outside, (trainer, _reader(cfg.DATASET.NAME))) if f]:
         found["code"] = sha256_of(code)
     return found
@@ -56,11 +56,11 @@ class _Hidden:
 
 
 @cache
-def _data(name, root, hidden):
+def _data(name, root, size, hidden):
     import datasets
 
     if is_ours(name):
-        found = datasets.reads(name, root)
+        found = datasets.reads(name, root, size)
         return found | {"root": root} if name in datasets.locate.FOLDER_SETS else found  # ROOT is the set itself
     from dassl.data.datasets import build_dataset
     from dassl.data.hashing import split_hashes
@@ -110,8 +110,13 @@ class Knowledge:
         import knowledge
 
         if self.rows:
-            return knowledge.KnowledgeStore(self.dataset, self.llm)
-        return knowledge.PromptEnsembles(self.dataset, self.node.SENTENCES or self.llm)
+            return knowledge.KnowledgeStore(self.dataset, self.llm, questions=self.questions())
+        return knowledge.PromptEnsembles(self.dataset, self.node.SENTENCES or self.llm, phrases=self.info.phrases())
+
+    def questions(self):
+        import knowledge
+
+        return knowledge.questions_for(self.names, phrases=self.info.phrases())
 
     def sha256(self):
         if self.rows:
@@ -121,22 +126,16 @@ class Knowledge:
     def ensure(self):
         """Extract or sample what nobody has yet, saying so; a file of the user's own must be there."""
         import knowledge
-        from scripts.extract_knowledge import phrases
 
+        store = self.store()
+        if not (why := store.missing(self.names)) or (not self.rows and self.node.SENTENCES):
+            if not self.rows:
+                store.lookup(self.names, self.node.N_PROMPTS)
+            return
+        print(f"{why.split(';')[0]}; making it now", flush=True)
         if self.rows:
-            if knowledge.available(self.dataset, self.llm, self.names):
-                return
-            print(f"no representations of {self.dataset} by {self.llm} yet: extracting them", flush=True)
-            path = knowledge.extract(self.dataset, self.names, self.llm, questions=self.info.questions())
+            path = knowledge.extract(self.dataset, self.names, self.llm, questions=self.questions())
         else:
-            store, n = self.store(), self.node.N_PROMPTS
-            if self.node.SENTENCES or store.path() is not None:
-                store.lookup(self.names, n)
-                return
-            print(f"no sentences on {self.dataset} by {self.llm} yet: sampling {n} a class", flush=True)
-            path = knowledge.sample(self.dataset, self.names, self.llm, n, phrases(self.info, self.names))
+            n = self.node.N_PROMPTS
+            path = knowledge.sample(self.dataset, self.names, self.llm, n, phrases=self.info.phrases())
         print(f"written: {path}", flush=True)
-
-
-def source_of(trainer, cfg):
-    return Knowledge(trainer, cfg)

@@ -44,10 +44,10 @@ class AdaptedLearner(Learner):
     def text_features(self):
         """(C, d), unit."""
         words = self.clip.text.embed if self.live_words else None
-        return self.once(lambda: unit(self.clip.text.encode(self.frame.fill(words=words))))
+        return unit(self.clip.text.encode(self.frame.fill(words=words)))
 
     def logits(self, images):
-        return self.score(self.clip.image.encode(images), self.text_features())
+        return self.score(self.clip.image.encode(images), self.once(self.text_features))
 
 
 class AdaptedTrainer(PromptTrainer):

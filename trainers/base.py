@@ -4,7 +4,6 @@ A method file holds a `Learner` (what is learned, how logits and loss come from 
 subclass that names it and its config defaults. Neither knows which backbone it runs on.
 """
 
-import contextlib
 import math
 import time
 
@@ -19,18 +18,17 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils.errors import ConfigError, UserError
 
 from .features import deterministic, features_of, train_on_features
-
-PRECISIONS = ("fp32", "fp16", "amp")
+from .precision import AUTOCAST, full_precision, in_towers, runs_as
 
 
 def unit(x):
-    """x divided by its L2 norm over the last axis."""
-    return F.normalize(x, dim=-1)
+    """x divided by its L2 norm over the last axis, float32."""
+    return F.normalize(x.float(), dim=-1)
 
 
 def divergence(teacher, logits):
     """KL(softmax(teacher) || softmax(logits)), mean over all (B, C) entries: a C-th of the usual batch mean."""
-    target, own = teacher.float().log_softmax(-1), logits.float().log_softmax(-1)
+    target, own = teacher.log_softmax(-1), logits.log_softmax(-1)
     return F.kl_div(own, target, reduction="sum", log_target=True) / own.numel()
 
 
@@ -77,7 +75,7 @@ class Learner(nn.Module):
         self.cfg, self.classnames, self.context = cfg, list(classnames), context
         self.names = [readable(c) for c in classnames]
         self._clip = (clip,)  # in a tuple: not a submodule, so not in parameters() nor in the state dict
-        self._kept = None
+        self._kept = {}
 
     @property
     def clip(self):
@@ -88,33 +86,37 @@ class Learner(nn.Module):
         return images if images.dim() == 2 else self.clip.image.encode(images)
 
     def once(self, compute):
-        """What compute() gives; in evaluation, where it does not depend on the image, once for all batches."""
+        """What compute() gives; in evaluation, where it does not depend on the image, once for all batches.
+
+        compute: a method, or a function that stays the same object; what is kept is kept for it alone.
+        """
         if self.training or torch.is_grad_enabled():
             return compute()
-        if self._kept is None:
-            self._kept = compute()
-        return self._kept
+        if compute not in self._kept:
+            self._kept[compute] = compute()
+        return self._kept[compute]
 
     def train(self, mode=True):
-        self._kept = None
+        self._kept = {}
         return super().train(mode)
 
     def logits(self, images):
         """(B, C) logits of images (B, 3, H, W), or of features where the image tower is frozen."""
         raise NotImplementedError
 
+    @full_precision
     def forward(self, images):
         return self.logits(images)
 
     def loss(self, images, labels):
         """(scalar loss, logits (B, C)); cross-entropy unless a method says more."""
         logits = self.logits(images)
-        return F.cross_entropy(logits.float(), labels), logits
+        return F.cross_entropy(logits, labels), logits
 
+    @full_precision
     def score(self, image_features, text_features):
-        """Scaled cosine logits (B, C) of features (B, d) and (C, d) or (B, C, d), none normalised yet."""
-        wider = torch.promote_types(image_features.dtype, text_features.dtype)  # of a half-precision tower and ours
-        v, t = unit(image_features.to(wider)), unit(text_features.to(wider))
+        """Scaled cosine logits (B, C), float32, of features (B, d) and (C, d) or (B, C, d), none normalised yet."""
+        v, t = unit(image_features), unit(text_features)
         cosine = v @ t.mT if t.dim() == 2 else torch.einsum("bd,bcd->bc", v, t)
         return self.clip.scale() * cosine
 
@@ -133,7 +135,7 @@ class Learner(nn.Module):
         """
         own = dict(self.named_trainables())
         self._check_fits(own, state)
-        self._kept = None
+        self._kept = {}
         with torch.no_grad():
             for name, value in state.items():
                 own[name].copy_(value)
@@ -200,12 +202,17 @@ class PromptTrainer(TrainerX):
         return self.cfg.TRAINER[self.node_name()]
 
     @property
-    def precision(self):
+    def asked_precision(self):
         return self.node.get("PREC", "fp32")
 
+    @property
+    def precision(self):
+        """The precision that is really run."""
+        return runs_as(self.asked_precision, self.device)
+
     def check_cfg(self, cfg):
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"TRAINER.{self.node_name()}.PREC {self.precision!r}: choose {', '.join(PRECISIONS)}")
+        if (word := self.asked_precision) not in AUTOCAST:
+            raise ConfigError(f"TRAINER.{self.node_name()}.PREC {word!r}: choose {', '.join(AUTOCAST)}")
 
     def input_facts(self):
         """Image size, mean, std and interpolation that the backbone expects."""
@@ -213,11 +220,12 @@ class PromptTrainer(TrainerX):
 
     def build_model(self):
         cfg = self.cfg
-        half = self.precision == "fp16" and self.device.type == "cuda"  # half on CPU is slower and less exact
+        if self.precision != self.asked_precision:
+            print(f"precision {self.asked_precision} needs CUDA: this run is float32 (on a CPU bf16 can be asked for)")
         self.clip = backbones.load(
             cfg.MODEL.BACKBONE.NAME,
             weights=cfg.MODEL.BACKBONE.WEIGHTS or None,
-            precision="fp16" if half else "fp32",
+            precision="fp16" if self.precision == "fp16" else "fp32",
             device=self.device,
         )
         self.clip.image.checkpointing = cfg.TRAIN.CHECKPOINTING
@@ -226,12 +234,13 @@ class PromptTrainer(TrainerX):
         classnames = self.dm.dataset.classnames
         self.model = self.learner(self.node, self.clip, classnames, Context(cfg, self.dm.dataset, self.device))
         self.model.to(self.device)
+        in_towers(self.clip, self.precision)  # now: texts that are encoded once were just encoded in float32
         self.scaler, self.max_epoch = None, self._length()
         trainables = self.model.named_trainables()
         if not self.model.checkpoint_state():
             self.optim = self.sched = None
             return
-        if self.precision == "amp" and self._amp_dtype() == torch.float16:
+        if self.precision == "amp":
             self.scaler = torch.amp.GradScaler(self.device.type)
         self.optim = self.build_optimizer(trainables)
         self.sched = self.build_scheduler(self.optim)
@@ -260,24 +269,12 @@ class PromptTrainer(TrainerX):
             train_on_features(self)
         super().before_train()
 
-    def _amp_dtype(self):
-        if self.device.type != "cuda" or torch.cuda.is_bf16_supported():
-            return torch.bfloat16
-        return torch.float16
-
-    def autocast(self):
-        """The precision's context: mixed precision for `amp`, nothing otherwise."""
-        if self.precision == "amp":
-            return torch.autocast(self.device.type, dtype=self._amp_dtype())
-        return contextlib.nullcontext()
-
     def parse_batch_train(self, batch):
         return self.parse_batch_test(batch)
 
     def forward_backward(self, batch):
         images, labels = self.parse_batch_train(batch)
-        with self.autocast():
-            loss, logits = self.model.loss(images, labels)
+        loss, logits = self.model.loss(images, labels)
         self.model_backward_and_update(loss)
         if self.lr_every_step:
             self.update_lr()
@@ -285,14 +282,14 @@ class PromptTrainer(TrainerX):
         return {"loss": loss.detach(), "acc": accuracy}
 
     def model_inference(self, images):
-        with self.autocast():
-            return self.model(images).float()
+        return self.model(images).float()
 
     def result_facts(self):
         return {
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
             "weights": self.cfg.MODEL.BACKBONE.WEIGHTS or None,  # None: those the name stands for
             "llm": self.cfg.MODEL.LLM if self.needs_llm else None,
+            "precision": self.precision,
             "trainable_parameters": sum(p.numel() for _, p in self.model.named_trainables()),
         }
 
@@ -312,8 +309,8 @@ def cosine_over_steps(optimizer, steps, warmup=0, end=0.0):
 class FitTrainer(PromptTrainer):
     """Base of methods that are fitted to features of the training images: one pass, no gradient through CLIP.
 
-    `fit(train, val)` of the learner gets ((V, N, d) unit features, (N,) labels) of V views, and val's
-    ((M, d), (M,)) or None without a val part.
+    `fit(train, val)` of the learner gets ((V, N, d) features as the image tower gives them, (N,) labels) of V views,
+    and val's ((M, d), (M,)) or None without a val part.
     """
 
     class_agnostic = False
@@ -338,10 +335,10 @@ class FitTrainer(PromptTrainer):
         start, dataset = time.time(), self.dm.dataset
         views = 1 if deterministic(self.cfg) else self.views()
         transform, plain = build_transform(self.cfg, is_train=True), build_transform(self.cfg, is_train=False)
-        found = [unit(features_of(self, dataset.train_x, transform, is_train=True, epoch=v)) for v in range(views)]
+        found = [features_of(self, dataset.train_x, transform, is_train=True, epoch=v) for v in range(views)]
         train, val = (torch.stack(found), labels_of(dataset.train_x)), None
         if dataset.val:
-            val = unit(features_of(self, dataset.val, plain)), labels_of(dataset.val)
+            val = features_of(self, dataset.val, plain), labels_of(dataset.val)
         self.model.fit(*(None if part is None else tuple(x.to(self.device) for x in part) for part in (train, val)))
         self.train_seconds += time.time() - start
 

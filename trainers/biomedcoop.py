@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptTrainer, divergence, unit
-from .coop import CoOpLearner
+from .base import divergence, unit
+from .coop import ContextTrainer, CoOpLearner
 from .sentences import sentence_features
 
 
@@ -36,16 +36,16 @@ class BiomedCoOpLearner(CoOpLearner):
         return ~far if not far.all() else torch.ones_like(far)
 
     def loss(self, images, labels):
-        v, t = unit(self.image_features(images).float()), unit(self.text_features().float())
+        v, t = unit(self.image_features(images)), unit(self.text_features())
         logits = self.score(v, t)
         centre = unit(self.sentences.mean(1))
         chosen = unit(self.sentences[:, self.kept(v)].mean(1))
-        loss = F.cross_entropy(logits.float(), labels) + self.cfg.SCCM_LAMBDA * F.mse_loss(t, centre)
+        loss = F.cross_entropy(logits, labels) + self.cfg.SCCM_LAMBDA * F.mse_loss(t, centre)
         return loss + self.cfg.KDSP_LAMBDA * divergence(self.score(v, chosen), logits), logits
 
 
 @TRAINER_REGISTRY.register()
-class BiomedCoOp(PromptTrainer):
+class BiomedCoOp(ContextTrainer):
     """CoOp guided by a language model's sentences, those that are outliers for the batch left out."""
 
     learner = BiomedCoOpLearner

@@ -51,9 +51,9 @@ class BiomedDPTLearner(Learner):
         return self.score(self.image_features(images), self.once(self.text_features))
 
     def loss(self, images, labels):
-        v, t = unit(self.image_features(images).float()), unit(self.text_features().float())
+        v, t = unit(self.image_features(images)), unit(self.text_features())
         logits = self.score(v, t)
-        loss = F.cross_entropy(logits.float(), labels) + self.cfg.L1_LAMBDA * F.l1_loss(t, self.teacher)
+        loss = F.cross_entropy(logits, labels) + self.cfg.L1_LAMBDA * F.l1_loss(t, self.teacher)
         return loss + self.cfg.KL_LAMBDA * divergence(self.score(v, self.teacher), logits), logits
 
 

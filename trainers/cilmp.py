@@ -16,7 +16,7 @@ from backbones.prompt import shared
 from backbones.rank import LowRank
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import ConfigError, UserError
-from knowledge import KnowledgeStore
+from knowledge import KnowledgeStore, questions_for
 
 from .averaging import AveragingMixin, GaussianAverage
 from .base import Learner, PromptTrainer, init_context, unit
@@ -60,9 +60,10 @@ class CILMPLearner(Learner):
         self.has_between = max(between) > 0
 
     def _look_up(self, context):
-        store = KnowledgeStore(context.cfg.DATASET.NAME, llm=context.cfg.MODEL.LLM)
-        names = getattr(context.dataset, "knowledge_names", self.classnames)  # whatever wording CLIP is shown
-        return store.lookup(names)
+        names = getattr(context.dataset, "knowledge_names", self.classnames)
+        info = getattr(context.dataset, "info", None)
+        asked = questions_for(names, phrases=info.phrases(names)) if info else None  # whatever wording CLIP is shown
+        return KnowledgeStore(context.cfg.DATASET.NAME, context.cfg.MODEL.LLM, questions=asked).lookup(names)
 
     def _class_rows(self, h, lengths):
         """Buffers of the classes' rows: prefix (C, P, D), suffix (C, S, D), between (C, L - P - S, D)."""
@@ -99,14 +100,12 @@ class CILMPLearner(Learner):
 
     def prompts(self, v):
         """PromptSequence of unit image features v (B, d)."""
-        with torch.autocast(v.device.type, enabled=False):  # rank space stays in fp32
-            v = v.float()
-            between, prefix, suffix = self.once(self.image_free)
-            slots = [
-                self._coordinates(self.prefix, self.h_prefix, prefix, v),
-                between[:, None],
-                self._coordinates(self.suffix, self.h_suffix, suffix, v),
-            ]
+        between, prefix, suffix = self.once(self.image_free)
+        slots = [
+            self._coordinates(self.prefix, self.h_prefix, prefix, v),
+            between[:, None],
+            self._coordinates(self.suffix, self.h_suffix, suffix, v),
+        ]
         bases = self.Bp.unbind()  # one object a level: the encoder shares what depends on it alone
         levels = [[LowRank(*pair) for pair in zip(u.unbind(), bases)] for u in slots]
         if not self.has_between:
@@ -159,7 +158,7 @@ class CILMP(AveragingMixin, PromptTrainer):
         "N_CTX_VISION": 4,
         "N_CTX_TEXT": 4,
         "CTX_INIT": "a photo of a",
-        "PREC": "fp32",  # fp32, amp, fp16
+        "PREC": "fp32",  # fp32, amp, bf16, fp16
         "PROMPT_DEPTH_VISION": 12,
         "PROMPT_DEPTH_TEXT": 12,
         "PREFIX_LENGTH": 4,
@@ -183,6 +182,10 @@ class CILMP(AveragingMixin, PromptTrainer):
             raise ConfigError(
                 f"TRAINER.CILMP.DROPOUT_MODE {cfg.TRAINER.CILMP.DROPOUT_MODE!r}: choose hidden or shared"
             )
+
+    def result_facts(self):
+        mode = self.node.DROPOUT_MODE if self.node.DROPOUT else None
+        return super().result_facts() | {"dropout_mode": mode}
 
     def averaging(self):
         """Official rule: ctx, deep tokens and visual prompts are averaged, interventions and projections are not."""

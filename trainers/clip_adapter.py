@@ -28,7 +28,7 @@ class CLIPAdapterLearner(Learner):
         self.register_buffer("text_features", ensemble_features(clip, self.names, [cfg.TEMPLATE]), persistent=False)
 
     def logits(self, images):
-        x, ratio = unit(self.image_features(images).float()), self.cfg.RATIO
+        x, ratio = unit(self.image_features(images)), self.cfg.RATIO
         x = ratio * self.adapter(x) + (1 - ratio) * x
         return self.score(x, self.text_features) if self.cfg.RENORM else self.clip.scale() * x @ self.text_features.T
 

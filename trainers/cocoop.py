@@ -13,8 +13,8 @@ from torch import nn
 from backbones.prompt import per_image
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptTrainer, unit
-from .coop import CoOpLearner
+from .base import unit
+from .coop import ContextTrainer, CoOpLearner
 
 
 class CoCoOpLearner(CoOpLearner):
@@ -34,12 +34,12 @@ class CoCoOpLearner(CoOpLearner):
         return self.frame.fill([per_image(self.ctx + self.meta_net(v)[:, None])])
 
     def logits(self, images):
-        v = unit(self.image_features(images).float())
+        v = unit(self.image_features(images))
         return self.score(v, self.clip.text.encode(self.conditioned(v)))
 
 
 @TRAINER_REGISTRY.register()
-class CoCoOp(PromptTrainer):
+class CoCoOp(ContextTrainer):
     """CoOp's context shifted by a small network of the image feature."""
 
     learner = CoCoOpLearner

@@ -46,8 +46,18 @@ class CoOpLearner(Learner):
         return self.score(self.image_features(images), self.once(self.text_features))
 
 
+class ContextTrainer(PromptTrainer):
+    """Trainer of every method whose learner has CoOp's context."""
+
+    @classmethod
+    def bound_to_classes(cls, cfg):
+        node = cfg.TRAINER[cls.node_name()]
+        specific = node.get("CSC", False) and not node.get("CTX_INIT", "")
+        return "class-specific context (CSC) belongs to its classes" if specific else ""
+
+
 @TRAINER_REGISTRY.register()
-class CoOp(PromptTrainer):
+class CoOp(ContextTrainer):
     """Learned context words in front of the class name."""
 
     learner = CoOpLearner
@@ -58,8 +68,3 @@ class CoOp(PromptTrainer):
         "PREC": "fp32",
         "CLASS_TOKEN_POSITION": "end",  # end, middle, front
     }
-
-    @classmethod
-    def bound_to_classes(cls, cfg):
-        specific = cfg.TRAINER.COOP.CSC and not cfg.TRAINER.COOP.CTX_INIT
-        return "class-specific context (CSC) belongs to its classes" if specific else ""

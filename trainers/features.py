@@ -17,6 +17,8 @@ from dassl.utils.images import image_hash
 from dassl.utils.io import atomic_path, sha256_of
 from dassl.utils.paths import cache_root
 
+from .precision import AUTOCAST
+
 FIXED = {"normalize", "instance_norm", "center_crop"}  # INPUT.TRANSFORMS that give an image one form
 
 
@@ -55,9 +57,9 @@ def features_of(trainer, items, transform, is_train=False, epoch=0):
     if is_train:
         loader.set_epoch(epoch)
     found, seen = [], 0
-    with torch.random.fork_rng(), trainer.autocast():  # a pass over a loader moves the generator that orders training
+    with torch.random.fork_rng():  # a pass over a loader moves the generator that orders training
         for batch in loader:
-            found.append(trainer.model.image_features(batch["img"].to(trainer.device)).float().cpu())
+            found.append(trainer.model.image_features(batch["img"].to(trainer.device)).cpu())
             seen += len(batch["img"])
     if seen != len(items):
         raise UserError(
@@ -71,7 +73,8 @@ def cached_features(trainer, items, transform):
     """`features_of`, from <cache>/features where they were computed before."""
     if any(hasattr(item, "image") for item in items):  # pixels of its own, no file to hash
         return features_of(trainer, items, transform)
-    facts = [trainer.clip.weights_hash, trainer.precision, str(transform), trainer.model.image_key]
+    towers = f"{trainer.precision} {AUTOCAST[trainer.precision]}"  # what a word stands for has changed before
+    facts = [trainer.clip.weights_hash, towers, str(transform), trainer.model.image_key]
     key = sha256_of([*facts, [image_hash(item.impath) for item in items]])
     path = Path(cache_root()) / "features" / f"{key}.safetensors"
     if path.is_file():

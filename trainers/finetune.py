@@ -67,8 +67,8 @@ class FineTune(AdaptedTrainer):
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
-        if self.precision == "fp16":
-            raise ConfigError("TRAINER.FINETUNE.PREC fp16 would train half-precision weights: choose amp or fp32")
+        if self.asked_precision == "fp16":
+            raise ConfigError("TRAINER.FINETUNE.PREC fp16 would train half-precision weights: choose amp, bf16 or fp32")
 
     @classmethod
     def bound_to_classes(cls, cfg):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptTrainer, unit
-from .coop import CoOpLearner
+from .base import unit
+from .coop import ContextTrainer, CoOpLearner
 from .templates import ensemble_features
 
 
@@ -22,14 +22,14 @@ class KgCoOpLearner(CoOpLearner):
         self.register_buffer("teacher", ensemble_features(clip, self.names, [cfg.TEMPLATE]), persistent=False)
 
     def loss(self, images, labels):
-        t = unit(self.text_features().float())
+        t = unit(self.text_features())
         logits = self.score(self.image_features(images), t)
         distance = 1 - (t * self.teacher).sum(-1).mean()
-        return F.cross_entropy(logits.float(), labels) + self.cfg.W * distance, logits
+        return F.cross_entropy(logits, labels) + self.cfg.W * distance, logits
 
 
 @TRAINER_REGISTRY.register()
-class KgCoOp(PromptTrainer):
+class KgCoOp(ContextTrainer):
     """CoOp kept close to the hand-written prompts."""
 
     learner = KgCoOpLearner

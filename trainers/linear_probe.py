@@ -28,12 +28,13 @@ class LinearProbeLearner(Learner):
         self.bias = nn.Parameter(torch.zeros(len(classnames)))
 
     def logits(self, images):
-        return unit(self.image_features(images).float()) @ self.weight.T + self.bias
+        return unit(self.image_features(images)) @ self.weight.T + self.bias
 
     def fit(self, train, val):
         """Train features ((V, N, d), (N,)); without val the strength is the config's C."""
-        x, y = train[0].flatten(0, 1).cpu().numpy(), train[1].repeat(len(train[0])).cpu().numpy()
-        strength = self.cfg.C if val is None else search(x, y, *(part.cpu().numpy() for part in val), self.cfg.STEPS)
+        x, y = unit(train[0]).flatten(0, 1).cpu().numpy(), train[1].repeat(len(train[0])).cpu().numpy()
+        held = None if val is None else (unit(val[0]).cpu().numpy(), val[1].cpu().numpy())
+        strength = self.cfg.C if held is None else search(x, y, *held, self.cfg.STEPS)
         print(f"linear probe: C {strength:.3g}" + ("" if val else " (no val part: not searched)"))
         self.take(regression(x, y, strength))
 

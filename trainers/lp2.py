@@ -37,7 +37,7 @@ class LP2Learner(Learner):
         self.register_buffer("text_features", ensemble_features(clip, self.names, [cfg.TEMPLATE]), persistent=False)
 
     def logits(self, images):
-        return self.blend(unit(self.image_features(images).float()))
+        return self.blend(unit(self.image_features(images)))
 
     def blend(self, x):
         return x @ self.weight.T + self.bias + self.alpha * (x @ self.text_features.T)
@@ -62,7 +62,7 @@ class LP2Learner(Learner):
     @torch.enable_grad()
     def fit(self, train, val):
         """Full-batch epochs; of all epochs the best on val (the latest of equals), without val the last."""
-        x, y = train[0].flatten(0, 1), train[1].repeat(len(train[0]))
+        x, y = unit(train[0]).flatten(0, 1), train[1].repeat(len(train[0]))
         self.start(x, y)
         rate, alpha_rate = self.rates(x, len(y) / len(self.classnames))
         momentum = torch.optim.SGD([self.weight, self.bias], lr=float(rate), momentum=0.9)
@@ -82,7 +82,7 @@ class LP2Learner(Learner):
 
     @torch.no_grad()
     def accuracy(self, x, y):
-        return (self.blend(x).argmax(-1) == y).float().mean().item()
+        return (self.blend(unit(x)).argmax(-1) == y).float().mean().item()
 
 
 @TRAINER_REGISTRY.register()

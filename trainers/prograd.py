@@ -12,8 +12,7 @@ import torch.nn.functional as F
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptTrainer
-from .coop import CoOpLearner
+from .coop import ContextTrainer, CoOpLearner
 from .templates import ensemble_features
 
 
@@ -35,12 +34,12 @@ class ProGradLearner(CoOpLearner):
         v, T = self.image_features(images), self.cfg.T
         logits = self.score(v, self.text_features())
         zero_shot = self.score(v, self.teacher)
-        kl = F.cross_entropy(logits.float() / T, (zero_shot.float() / T).softmax(-1)) * T**2
-        return F.cross_entropy(logits.float(), labels), kl, logits
+        kl = F.cross_entropy(logits / T, (zero_shot / T).softmax(-1)) * T**2
+        return F.cross_entropy(logits, labels), kl, logits
 
 
 @TRAINER_REGISTRY.register()
-class ProGrad(PromptTrainer):
+class ProGrad(ContextTrainer):
     """CoOp whose steps never go against the zero-shot model."""
 
     learner = ProGradLearner
@@ -55,8 +54,7 @@ class ProGrad(PromptTrainer):
 
     def forward_backward(self, batch):
         images, labels = self.parse_batch_train(batch)
-        with self.autocast():
-            loss, kl, logits = self.model.losses(images, labels)
+        loss, kl, logits = self.model.losses(images, labels)
         self.model_zero_grad()
         trained = [p for _, p in self.model.named_trainables()]
         align = torch.autograd.grad(self.scaled(kl), trained, retain_graph=True)

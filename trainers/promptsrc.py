@@ -28,12 +28,12 @@ class PromptSRCLearner(IVLPLearner):
         self.register_buffer("teacher", teacher, persistent=False)
 
     def loss(self, images, labels):
-        v, t = unit(self.visual.encode(images).float()), unit(self.text.encode().float())
+        v, t = unit(self.visual.encode(images)), unit(self.text.encode())
         with torch.no_grad():
-            u = unit(self.clip.image.encode(images).float())
+            u = unit(self.clip.image.encode(images))
             frozen = self.score(u, self.teacher)
         logits, cfg = self.score(v, t), self.cfg
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = F.cross_entropy(logits, labels)
         loss = loss + cfg.TEXT_LOSS_WEIGHT * F.l1_loss(t, self.teacher) + cfg.IMAGE_LOSS_WEIGHT * F.l1_loss(v, u)
         return loss + cfg.LOGITS_LOSS_WEIGHT * divergence(frozen, logits), logits
 

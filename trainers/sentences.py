@@ -18,7 +18,10 @@ def sentence_features(node, clip, context):
     Raises:
         UnknownName: no sentences of a class, with the command that makes them. UserError: fewer than N_PROMPTS.
     """
-    dataset = context.dataset
-    source = PromptEnsembles(context.cfg.DATASET.NAME, node.SENTENCES or context.cfg.MODEL.LLM)
-    answers = source.lookup(getattr(dataset, "knowledge_names", dataset.classnames), node.N_PROMPTS)
-    return torch.stack([unit(clip.text.encode_strings(sentences).float()) for sentences in answers])
+    dataset, info = context.dataset, getattr(context.dataset, "info", None)
+    names = getattr(dataset, "knowledge_names", dataset.classnames)
+    phrases = info.phrases(names) if info else None
+    answers = PromptEnsembles(context.cfg.DATASET.NAME, node.SENTENCES or context.cfg.MODEL.LLM, phrases).lookup(
+        names, node.N_PROMPTS
+    )
+    return torch.stack([unit(clip.text.encode_strings(sentences)) for sentences in answers])

@@ -38,7 +38,7 @@ class SSTextLearner(Learner):
     @torch.no_grad()
     def fit(self, train, val):
         """Train features ((V, N, d), (N,)): views count as images. val is not looked at."""
-        x, y = train[0].flatten(0, 1), train[1].repeat(len(train[0]))
+        x, y = unit(train[0]).flatten(0, 1), train[1].repeat(len(train[0]))
         one_hot = F.one_hot(y, len(self.classnames)).float()
         count = one_hot.sum(0)  # n_c
         weight = (1 / count.clamp(min=1) if self.cfg.PLUS else torch.full_like(count, 1 / len(y))).clamp(min=SMALLEST)

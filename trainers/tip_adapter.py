@@ -1,6 +1,6 @@
 """Tip-Adapter and Tip-Adapter-F (Zhang et al., ECCV 2022, 2207.09519).
 
-    cache   K (N, d): unit mean over AUGMENT_EPOCH views of unit train features,  V (N, C): one-hot labels
+    cache   K (N, d): mean of a train image's features over AUGMENT_EPOCH views, then normalised,  V (N, C): one-hot
     logits  s x . t_c + alpha (exp(-beta (1 - x K')) V)_c                          x: unit image feature
 
     Tip-Adapter: nothing is trained; alpha and beta by a grid on val. Bound to its classes.
@@ -35,7 +35,7 @@ class TipLearner(Learner):
         self.register_buffer("text_features", ensemble_features(clip, self.names, [cfg.TEMPLATE]), persistent=False)
 
     def logits(self, images):
-        x = unit(self.image_features(images).float())
+        x = unit(self.image_features(images))
         return self.mixed(x @ self.keys.T, self.clip.scale() * x @ self.text_features.T, *self.blend)
 
     def mixed(self, affinity, text_logits, alpha, beta):
@@ -53,7 +53,7 @@ class TipLearner(Learner):
         """alpha and beta with the best accuracy on val ((M, d), (M,)); the first of equals; None: they stay."""
         if val is None:
             return
-        x, y = val
+        x, y = unit(val[0]), val[1]
         affinity, text_logits = x @ self.keys.T, self.clip.scale() * x @ self.text_features.T
         right = lambda logits: (logits.argmax(-1) == y).float().mean().item()  # noqa: E731
         (scale_b, scale_a), (steps_b, steps_a) = self.cfg.SEARCH_SCALE, self.cfg.SEARCH_STEP
@@ -128,11 +128,11 @@ class TipAdapterF(PromptTrainer):
     def before_train(self):
         views = 1 if deterministic(self.cfg) else self.node.AUGMENT_EPOCH
         items, transform = self.dm.dataset.train_x, build_transform(self.cfg, is_train=True)
-        found = [unit(features_of(self, items, transform, is_train=True, epoch=v)) for v in range(views)]
+        found = [features_of(self, items, transform, is_train=True, epoch=v) for v in range(views)]
         self.model.fit((torch.stack(found).to(self.device), None), None)
         super().before_train()  # a resumed run takes its trained keys from the checkpoint
 
     def after_last_epoch(self):
         if items := self.dm.dataset.val:
-            x = unit(features_of(self, items, build_transform(self.cfg, is_train=False)))
+            x = features_of(self, items, build_transform(self.cfg, is_train=False))
             self.model.search((x.to(self.device), labels_of(items).to(self.device)))

@@ -21,6 +21,7 @@ _C.INPUT.SIZE = (224, 224)
 _C.INPUT.INTERPOLATION = "bilinear"
 _C.INPUT.TRANSFORMS = ()
 _C.INPUT.NO_TRANSFORM = False
+_C.INPUT.NO_NORMALIZE = False  # ours: pixels stay 0 to 1; otherwise PIXEL_MEAN and PIXEL_STD are always applied
 _C.INPUT.PIXEL_MEAN = [0.485, 0.456, 0.406]
 _C.INPUT.PIXEL_STD = [0.229, 0.224, 0.225]
 _C.INPUT.CROP_PADDING = 4

@@ -10,14 +10,13 @@ import random
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
-from torchvision.transforms import v2 as T
 
 from dassl.utils.errors import UserError, unknown_name
 from dassl.utils.images import read_image
 
 from .datasets import build_dataset
 from .samplers import build_sampler
-from .transforms import INTERPOLATION_MODES, build_transform
+from .transforms import build_transform, plain_transform
 
 
 class DatasetWrapper(Dataset):
@@ -35,14 +34,7 @@ class DatasetWrapper(Dataset):
             raise unknown_name("DATASET.ON_BAD_IMAGE", cfg.DATASET.ON_BAD_IMAGE, ("error", "skip"))
         if self.k > 1 and transform is None:
             raise UserError(f"DATALOADER.K_TRANSFORMS {self.k} needs a transform, INPUT.NO_TRANSFORM is set")
-        self.to_tensor = self._plain() if cfg.DATALOADER.RETURN_IMG0 else None
-
-    def _plain(self):
-        steps = [T.Resize(list(self.cfg.INPUT.SIZE), interpolation=INTERPOLATION_MODES[self.cfg.INPUT.INTERPOLATION])]
-        steps += [T.ToImage(), T.ToDtype(torch.float32, scale=True)]
-        if "normalize" in self.cfg.INPUT.TRANSFORMS:
-            steps.append(T.Normalize(mean=list(self.cfg.INPUT.PIXEL_MEAN), std=list(self.cfg.INPUT.PIXEL_STD)))
-        return T.Compose([*steps, T.ToPureTensor()])
+        self.to_tensor = plain_transform(cfg) if cfg.DATALOADER.RETURN_IMG0 else None
 
     def __len__(self):
         return len(self.data_source)
@@ -100,13 +92,17 @@ class _seeded:
 
 
 class EpochSampler(torch.utils.data.Sampler):
-    """Hands (epoch, index) on, so that persistent workers know the epoch."""
+    """Hands (epoch, index) on, so that persistent workers know the epoch.
+
+    epoch: of the next pass. Each pass takes the next one, so that a loop which never says its epoch sees new views too.
+    """
 
     def __init__(self, sampler):
         self.sampler, self.epoch = sampler, 0
 
     def __iter__(self):
-        return ((self.epoch, i) for i in self.sampler)
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        return ((epoch, i) for i in self.sampler)
 
     def __len__(self):
         return len(self.sampler)
@@ -148,6 +144,7 @@ class Batches:
                 yield batch
 
     def set_epoch(self, epoch):
+        """The epoch of the next pass; without it, the one after the last pass's."""
         if isinstance(self.loader.sampler, EpochSampler):
             self.loader.sampler.epoch = epoch
 

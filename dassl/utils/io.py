@@ -74,8 +74,6 @@ def read_json(path):
         raise UserError(f"{path} can't be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:  # of text that is no JSON, of nesting without end
         raise UserError(f"{path} is not valid JSON ({error})") from None
-    except (OSError, RecursionError) as error:
-        raise UserError(f"{path} can't be read ({getattr(error, 'strerror', None) or error})") from None
 
 
 def read_json_object(path):

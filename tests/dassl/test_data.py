@@ -82,7 +82,7 @@ def input_cfg(**settings):
 def test_test_transform_resizes_the_short_side_and_crops_the_middle():
     image = Image.new("RGB", (16, 8), (0, 0, 0))
     image.paste((255, 255, 255), (4, 0, 12, 8))  # the middle square is white
-    x = build_transform(input_cfg(), is_train=False)(image)
+    x = build_transform(input_cfg(NO_NORMALIZE=True), is_train=False)(image)
     assert x.shape == (3, 8, 8) and torch.equal(x, torch.ones(3, 8, 8))
     cfg = input_cfg(TRANSFORMS=("normalize",), PIXEL_MEAN=[0.5, 0.5, 0.5], PIXEL_STD=[0.5, 0.25, 1.0])
     x = build_transform(cfg, is_train=False)(image)
@@ -99,6 +99,48 @@ def test_test_transform_resizes_the_short_side_and_crops_the_middle():
 def test_every_train_choice_gives_an_image(choice):
     x = build_transform(input_cfg(GB_K=3, CUTOUT_LEN=4), choices=[choice])(Image.new("RGB", (20, 12), (90, 60, 30)))
     assert x.shape == (3, 8, 8) and x.dtype == torch.float32 and torch.isfinite(x).all()
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+@pytest.mark.parametrize("choices", [(), ("random_flip",), ("random_flip", "normalize")])
+def test_images_are_normalised_unless_the_configuration_says_no(choices, is_train, tmp_path):
+    """Grey 0.5: the backbone's mean and deviation are taken away, whatever INPUT.TRANSFORMS holds."""
+    image = Image.new("RGB", (8, 8), (102, 102, 102))
+    cfg = input_cfg(TRANSFORMS=choices, PIXEL_MEAN=[0.2, 0.4, 0.6], PIXEL_STD=[0.1, 0.2, 0.4])
+    wanted = torch.tensor([2.0, 0.0, -0.5])[:, None, None].expand(3, 8, 8)
+    assert torch.allclose(build_transform(cfg, is_train=is_train)(image), wanted, atol=1e-6)
+    cfg.INPUT.NO_NORMALIZE = True
+    assert torch.allclose(build_transform(cfg, is_train=is_train)(image), torch.full((3, 8, 8), 0.4))
+
+
+@pytest.mark.parametrize("no", [True, False])
+def test_the_untouched_image_is_normalised_as_the_others(no, tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASET_REGISTRY._objects, "Halves", reader(tmp_path))
+    cfg = input_cfg(TRANSFORMS=(), NO_NORMALIZE=no)
+    cfg.DATASET.NAME, cfg.VERBOSE, cfg.DATALOADER.NUM_WORKERS = "Halves", False, 0
+    cfg.DATALOADER.RETURN_IMG0 = True
+    batch = next(iter(DataManager(cfg).train_loader_x))
+    assert torch.allclose(batch["img0"], batch["img"]) and (batch["img"].min() < 0) == (not no)
+
+
+@pytest.mark.parametrize("size", [(0, 0), (8, -1), (8,), (8, 8, 8), (8.5, 8), ("a", "b")])
+@pytest.mark.parametrize("is_train", [True, False])
+def test_an_image_size_that_is_none_is_one_line(size, is_train):
+    with pytest.raises(UserError, match=r"INPUT\.SIZE .* height and width in whole pixels"):
+        build_transform(input_cfg(SIZE=size), is_train=is_train)
+
+
+def test_noise_has_its_mean_and_deviation_and_may_leave_the_range_of_pixels():
+    cfg = input_cfg(SIZE=(64, 64), TRANSFORMS=("gaussian_noise",), GN_MEAN=0.5, GN_STD=0.2, NO_NORMALIZE=True)
+    transform, white = build_transform(cfg), Image.new("RGB", (64, 64), (255, 255, 255))
+    torch.manual_seed(0)
+    means = [float(transform(white).mean()) for _ in range(40)]
+    noisy = [m for m in means if m > 1.1]
+    assert 10 < len(noisy) < 30 and all(abs(m - 1) < 1e-6 for m in means if m not in noisy)
+    assert all(abs(m - 1.5) < 0.02 for m in noisy)
+    cfg.INPUT.GN_MEAN = 0.0
+    deviations = [float(build_transform(cfg)(white).std()) for _ in range(10)]
+    assert any(abs(d - 0.2) < 0.02 for d in deviations) and any(d < 1e-6 for d in deviations)
 
 
 def test_unknown_transform_and_none():
@@ -129,7 +171,7 @@ def reader(root, **attributes):
 @pytest.mark.parametrize("lateral", [False, True])
 def test_sides_that_mean_something_are_not_flipped(tmp_path, lateral, monkeypatch):
     monkeypatch.setitem(DATASET_REGISTRY._objects, "Halves", reader(tmp_path, lateral=lateral))
-    cfg = input_cfg(TRANSFORMS=("random_flip",))
+    cfg = input_cfg(TRANSFORMS=("random_flip",), NO_NORMALIZE=True)
     cfg.DATASET.NAME, cfg.VERBOSE, cfg.DATALOADER.NUM_WORKERS = "Halves", False, 0
     batch = next(iter(DataManager(cfg).train_loader_x))
     flipped = (batch["img"][:, 0, 0, 0] == 0).sum().item()
@@ -146,6 +188,32 @@ def test_batch_keys_views_and_untouched_image(tmp_path, monkeypatch):
     assert {"img", "label", "domain", "impath", "index", "img0"} <= set(batch) and len(batch["img"]) == 2
     assert batch["img0"].shape == (32, 3, 8, 8) and dm.val_loader is None and dm.train_loader_u is None
     assert (dm.num_classes, dm.lab2cname, dm.num_source_domains) == (1, {0: "left"}, 0)
+
+
+def passes(loader, count):
+    """The flips (32,) of `count` passes over a loader of the bright halves, in the images' order."""
+    seen = []
+    for _ in range(count):
+        batch = next(iter(loader))
+        order = batch["index"].argsort()
+        seen.append((batch["img"][order, 0, 0, 0] == 0).tolist())
+    return seen
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_pass_over_a_training_loader_sees_other_views(workers, tmp_path, monkeypatch):
+    """A loop that never calls set_epoch sees epochs 0, 1, 2; one that calls it sees the epoch it names."""
+    monkeypatch.setitem(DATASET_REGISTRY._objects, "Halves", reader(tmp_path))
+    cfg = input_cfg(TRANSFORMS=("random_flip",), NO_NORMALIZE=True)
+    cfg.DATASET.NAME, cfg.VERBOSE, cfg.DATALOADER.NUM_WORKERS, cfg.SEED = "Halves", False, workers, 1
+    alone = passes(DataManager(cfg).train_loader_x, 3)
+    assert alone[0] != alone[1] != alone[2] != alone[0]
+    loader, told = DataManager(cfg).train_loader_x, []
+    for epoch in (0, 1, 2, 1):
+        loader.set_epoch(epoch)
+        told += passes(loader, 1)
+    assert told == [*alone, alone[1]]
+    assert passes(loader, 1) == [alone[2]]  # after the epoch that was named
 
 
 def test_names_outside_the_registry_go_to_the_fallback(monkeypatch):

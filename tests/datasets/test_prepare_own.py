@@ -227,7 +227,7 @@ def test_the_script_end_to_end(tmp_path):
     assert "grouped by: regular expression" in done.stdout and "written:" in done.stdout
     info = datasets.info("mine", tmp_path / "my data")
     assert info.modality == "knee X-ray" and info.source_note == "trial"
-    assert info.questions()["a"].endswith("features of a in a knee X-ray.")
+    assert info.phrases()["a"] == "a in a knee X-ray"
     record = json.loads((tmp_path / "my data" / "mine" / "dataset.json").read_text())["preparation"]
     assert record["seed"] == 1 and sum(part["a"] for part in record["counts"].values()) == 10
     with open(tmp_path / "my data" / "mine" / "groups.csv", newline="") as f:

@@ -10,6 +10,7 @@ from dataset_cfg import cfg_for
 import datasets
 from dassl.utils.errors import ConfigError, MissingFile, UnknownName, UserError
 from datasets.locate import find_split
+from knowledge import questions_for
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +98,7 @@ def test_facts_beside_the_split(root):
     assert (data.modality, data.source_note, data.lateral) == ("knee X-ray image", "trial", True)
     assert data.groups == {str(root / "knee" / "normal/test0.png"): "p1"}
     info = datasets.info("knee", root)
-    assert info.questions()["normal"] == ("In an image, describe the distinctive visual features of knee without "
+    assert questions_for(info.classnames, phrases=info.phrases())["normal"] == ("In an image, describe the distinctive visual features of knee without "
                                           "osteoarthritis in a knee X-ray image.")
     clinical = read(root, classnames="clinical")
     assert clinical.classnames[0] == "knee without osteoarthritis" and clinical.knowledge_names[0] == "normal"
@@ -153,7 +154,7 @@ def test_phantom_is_drawn_into_the_cache_and_asks_by_modality(tmp_path, monkeypa
     assert data.num_classes == 12 and len(data.train_x) == 12
     assert data.root_dir.startswith(str(tmp_path / "cache"))
     assert find_split("phantom")[0].is_file()
-    assert "in a chest X-ray" in datasets.info("phantom").questions()["pneumonia"]
+    assert "in a chest X-ray" in datasets.info("phantom").phrases()["pneumonia"]
 
 
 NOTE = "source-confounded, not a clinical result"

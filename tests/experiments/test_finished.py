@@ -129,10 +129,10 @@ def test_an_edited_plugin_is_another_run(place):
     plugin = root / "edited.py"
 
     def call():
-        env = os.environ | {"DATA": str(root / "data"), "OUTPUT": str(root / "out"), "PLUGIN": str(plugin), "SHOTS": "1",
-                            "BACKBONE": "demo", "EPOCHS": "1", "METHODS": "Edited CoOp"}  # fmt: skip
-        done = subprocess.run([sys.executable, str(REPO / "cilmp"), "run", "few_shot", "Edited", "mydata", "1"], env=env,
-                              capture_output=True, text=True, timeout=600)  # fmt: skip
+        env = os.environ | {"DATA": str(root / "data"), "OUTPUT": str(root / "out"), "PLUGIN": str(plugin)}
+        env |= {"SHOTS": "1", "BACKBONE": "demo", "EPOCHS": "1", "METHODS": "Edited CoOp"}
+        words = [sys.executable, str(REPO / "cilmp"), "run", "few_shot", "Edited", "mydata", "1"]
+        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
         return [r["spec"]["method"] for r in records(root / "out")], done.stdout
 
@@ -144,7 +144,7 @@ def test_an_edited_plugin_is_another_run(place):
 
 
 def test_a_training_done_anew_is_tested_anew(place):
-    root, run = place
+    _, run = place
     first = {r["spec"]["part"]: r for r in run(protocol="base2new")}
     path = first["train_base"]["folder"] / "results.json"
     path.write_text(path.read_text().replace('"schema"', '"edited": 1, "schema"'))
@@ -159,8 +159,9 @@ def test_a_resumed_run_does_not_take_up_another_split(place, monkeypatch):
     import train
 
     root, _ = place
-    argv = ["--trainer", "CoOp", "--dataset", "mydata", "--backbone", "demo", "--root", str(root / "data"), "--seed", "1",
-            "--output-dir", str(root / "one"), "OPTIM.MAX_EPOCH", "1", "DATALOADER.TRAIN_X.BATCH_SIZE", "4"]  # fmt: skip
+    argv = ["--trainer", "CoOp", "--dataset", "mydata", "--backbone", "demo", "--root", str(root / "data")]
+    argv += ["--seed", "1", "--output-dir", str(root / "one"), "OPTIM.MAX_EPOCH", "1"]
+    argv += ["DATALOADER.TRAIN_X.BATCH_SIZE", "4"]
     train.main(argv)
     make_set(root / "data", seed=5)
     _data.cache_clear()
@@ -271,7 +272,8 @@ def test_a_reader_that_ignores_the_subset_is_given_it(place):
 
 def test_a_run_folder_is_claimed_and_a_dead_holder_loses_it(tmp_path):
     folder = tmp_path / "a" / "run"
-    code = f"import time; from experiments.run import claimed\nwith claimed({str(folder)!r}): print('in', flush=True); time.sleep(60)"
+    code = f"import time; from experiments.run import claimed\nwith claimed({str(folder)!r}):\n"
+    code += "    print('in', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code], cwd=REPO, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "in\n"
     with pytest.raises(Busy, match="another process is at work"), claimed(folder):

@@ -212,7 +212,7 @@ def test_fine_tuning_parts():
 
 
 def test_half_precision_weights_are_not_trained(tmp_path):
-    with pytest.raises(ConfigError, match="choose amp or fp32"):
+    with pytest.raises(ConfigError, match="choose amp, bf16 or fp32"):
         build_trainer(config(tmp_path / "a", "FineTune", **{"TRAINER.FINETUNE.PREC": "fp16"}))
 
 

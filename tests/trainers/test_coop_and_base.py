@@ -12,6 +12,7 @@ from tests.trainers import cilmp_cases
 from trainers.averaging import GaussianAverage
 from trainers.base import init_context
 from trainers.coop import CoOp, CoOpLearner
+from trainers.precision import in_towers
 from trainers.visual import VisualPrompts
 from trainers.zsclip import ZeroshotCLIP, ZeroshotLearner
 
@@ -102,8 +103,8 @@ def test_bf16_mixed_precision_stays_close_and_weights_stay_fp32(make):
         ours = cilmp_cases.learner(small("openai"), NAMES, cilmp_cases.rows([6] * 4, 40), **small_cilmp)
     x, labels = images("openai", 3), torch.tensor([0, 1, 2])
     full, _ = ours.loss(x, labels)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed, _ = ours.loss(x, labels)
+    in_towers(ours.clip, "bf16")
+    mixed, _ = ours.loss(x, labels)
     mixed.backward()
     assert abs(full.item() - mixed.item()) < 0.1 * abs(full.item()) + 0.05
     for _, p in ours.named_trainables():
@@ -169,3 +170,21 @@ def test_text_is_encoded_once_for_a_whole_evaluation(make, monkeypatch):
     ours.eval()
     after = evaluate()
     assert len(calls) == 4 and (after[0] - before[0]).abs().max() > 1e-3  # a new evaluation sees new weights
+
+
+def test_what_is_kept_for_an_evaluation_is_kept_by_what_computes_it():
+    """once(f), once(g): two values; each computed once, and anew after the weights may have changed."""
+    ours, calls = coop("openai", N_CTX=3).eval(), []
+
+    def f():
+        calls.append("f")
+        return 1
+
+    def g():
+        calls.append("g")
+        return 2
+
+    with torch.no_grad():
+        assert [ours.once(x) for x in (f, g, f, g)] == [1, 2, 1, 2] and calls == ["f", "g"]
+        ours.train().eval()
+        assert ours.once(g) == 2 and calls == ["f", "g", "g"]

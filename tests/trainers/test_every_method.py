@@ -17,6 +17,7 @@ from experiments.run import run as run_spec
 from protocols import RunSpec
 from tests.trainers import plain_methods as plain
 from tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
+from trainers.precision import in_towers
 
 METHODS = sorted(trainers.methods())
 TOWERS = {"VPT", "IVLP", "MaPLe", "PromptSRC", "CILMP", "BiomedDPT", "CLIPLoRA", "CLIPSVD"}  # need a ViT as configured
@@ -102,7 +103,7 @@ def test_what_is_learned_is_counted(results):
     assert {m for m, n in counts.items() if n == 0} == {"ZeroshotCLIP", "ZeroshotCLIP2", "TipAdapter"}
 
 
-def learner(method, family, folder, half=False):
+def learner(method, family, folder, half=False, **more):
     """A method's learner on a small model of the family, with make-believe rows and sentences."""
     trainer = TRAINER_REGISTRY.get(method)
     rows = folder / "rows.safetensors"
@@ -113,7 +114,7 @@ def learner(method, family, folder, half=False):
     context = plain.context(llm=str(rows), classnames=plain.NAMES, train_x=items)
     context.cfg.OPTIM = type("Optim", (), {"MAX_EPOCH": 10})
     options = {"SENTENCES": str(sentences), "N_PROMPTS": 3} if "SENTENCES" in trainer.defaults else {}
-    return plain.learner(trainer, family, context=context, half=half, **options)
+    return plain.learner(trainer, family, context=context, half=half, **options, **more)
 
 
 @pytest.mark.parametrize("family", ["openai", "bert", "siglip", "resnet"])
@@ -148,11 +149,36 @@ def test_mixed_precision(method, tmp_path):
     ours.eval()  # no dropout
     loss = lambda: ours.losses(x, y)[0] if hasattr(ours, "losses") else ours.loss(x, y)[0]  # noqa: E731
     full = loss()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = loss()
+    in_towers(ours.clip, "bf16")
+    mixed = loss()
     assert abs(full - mixed) < 0.1 * abs(full) + 0.05
     for g, p in zip(torch.autograd.grad(mixed, learned, allow_unused=True), learned):
         assert p.dtype == torch.float32 and (g is None or (g.dtype == torch.float32 and torch.isfinite(g).all()))
+
+
+SPECIFIC = {"CSC": True, "CTX_INIT": ""}
+
+
+def choices(method):
+    """{config name: options} that may change whether what is learned belongs to its classes."""
+    keys = TRAINER_REGISTRY.get(method).defaults
+    found = {"default": {}} | {f"CSC with {init!r}": SPECIFIC | {"CTX_INIT": init} for init in ("", "a photo of a")}
+    return {name: {k: v for k, v in options.items() if k in keys} for name, options in found.items()} | (
+        {mode: {"MODE": mode} for mode in ("ft_clip", "ft_head", "last_layer")} if "MODE" in keys else {}
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_plan_knows_what_is_bound_to_its_classes(method, tmp_path):
+    """A trainer says before a run what its learner's tensors say afterwards, for every setting that changes it."""
+    trainer = TRAINER_REGISTRY.get(method)
+    for name, options in choices(method).items():
+        cfg = config(tmp_path, method, **{f"TRAINER.{method.upper()}.{k}": v for k, v in options.items()})
+        ours = learner(method, "openai", tmp_path, **options)
+        assert bool(trainer.bound_to_classes(cfg)) == bool(ours.class_bound), name
+    if "CSC" in trainer.defaults:
+        cfg = config(tmp_path, method, **{f"TRAINER.{method.upper()}.{k}": v for k, v in SPECIFIC.items()})
+        assert "CSC" in trainer.bound_to_classes(cfg)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -163,8 +163,8 @@ def test_lp2_rate_by_shots_and_best_on_val():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tip_adapter_equals_the_plain_form(family):
     ours, (x, _) = make(TipAdapter, family, INIT_ALPHA=1.7, INIT_BETA=2.5), plain.batch(family)
-    views = torch.stack([features(8, ours.clip.embed_dim, seed=s) for s in (1, 2)])
-    ours.fit((views, labels()), None)
+    views = torch.stack([length * features(8, ours.clip.embed_dim, seed=s) for s, length in ((1, 1.0), (2, 3.0))])
+    ours.fit((views, labels()), None)  # a view counts as its feature is long: averaged first, then normalised
     v, keys = F.normalize(plain.image(family, x), dim=-1), F.normalize((views[0] + views[1]) / 2, dim=-1)
     cache = torch.zeros(3, 4)
     for i, c in enumerate(labels()):
@@ -198,6 +198,32 @@ def test_tip_adapter_f_trains_its_keys_and_nothing_else(tmp_path):
     moved = (state["keys"] - start["keys"]).norm(dim=-1)
     assert moved.min() > 1e-4 and moved.max() < 0.5
     assert torch.equal(trainer.model.values, plainly.model.values)
+
+
+@pytest.mark.parametrize("method", ["TipAdapter", "TipAdapterF"])
+def test_keys_are_the_normalised_mean_of_the_views_features(method, tmp_path):
+    """As the official code: features of all views are averaged, then normalised once."""
+    from dassl.data.transforms import build_transform
+    from trainers.features import features_of
+
+    options = {"INPUT.TRANSFORMS": ["random_resized_crop", "random_flip", "normalize"], "OPTIM.MAX_EPOCH": 1}
+    options |= {f"TRAINER.{method.upper()}.AUGMENT_EPOCH": 3, "OPTIM.LR": 1e-9}
+    trainer, state = run(config(tmp_path / "a", method, **options))
+    items, transform = trainer.dm.dataset.train_x, build_transform(trainer.cfg, is_train=True)
+    views = torch.stack([features_of(trainer, items, transform, is_train=True, epoch=e) for e in range(3)])
+    lengths = views.norm(dim=-1)
+    assert ((lengths.amax(0) / lengths.amin(0)) > 1.02).any()  # else the order would not matter
+    assert (state["keys"] - F.normalize(views.mean(0), dim=-1)).abs().max() < 1e-6
+    assert (state["keys"] - F.normalize(F.normalize(views, dim=-1).mean(0), dim=-1)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("method", [LinearProbe, LP2, SSText])
+def test_fits_to_unit_features_whatever_the_length(method):
+    ours, x, y, _ = fitted(method)
+    long, *_ = (make(method),)
+    long.fit((x[None] * torch.linspace(1, 9, len(x))[:, None], y), None)
+    for name, value in ours.checkpoint_state().items():
+        assert (value - long.checkpoint_state()[name]).abs().max() < 1e-3, name
 
 
 # ---- SS-Text

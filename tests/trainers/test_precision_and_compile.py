@@ -1,4 +1,4 @@
-"""TRAIN.COMPILE and TRAIN.CHECKPOINTING equal eager; amp's loss curve stays with fp32's; weights stay fp32."""
+"""TRAIN.COMPILE and TRAIN.CHECKPOINTING equal eager; bf16's loss curve stays with fp32's; weights stay fp32."""
 
 import re
 import shutil
@@ -41,16 +41,16 @@ def losses(folder):
 
 
 @pytest.mark.parametrize("method", ["CoOp", "CILMP"])
-def test_amp_curve_stays_with_fp32(tmp_path, method, capsys):
+def test_bf16_curve_stays_with_fp32(tmp_path, method, capsys):
     curves = {}
-    for precision in ("fp32", "amp"):
+    for precision in ("fp32", "bf16"):
         key = f"TRAINER.{method.upper()}.PREC"
         options = AUGMENTED | {"OPTIM.MAX_EPOCH": 6, "DATASET.NUM_SHOTS": 4, key: precision}
         options["DATALOADER.TRAIN_X.BATCH_SIZE"] = 16
         trainer, _ = run(config(tmp_path / precision, method, **options))
         curves[precision] = losses(capsys.readouterr().out)
         assert all(p.dtype == torch.float32 for _, p in trainer.model.named_trainables())
-    assert len(curves["fp32"]) == len(curves["amp"]) == 6
+    assert len(curves["fp32"]) == len(curves["bf16"]) == 6
     assert curves["fp32"][-1] < curves["fp32"][0]
-    for full, mixed in zip(curves["fp32"], curves["amp"]):
+    for full, mixed in zip(curves["fp32"], curves["bf16"]):
         assert abs(full - mixed) < 0.05 * full

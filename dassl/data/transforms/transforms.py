@@ -4,7 +4,7 @@ import torch
 from torchvision.transforms import v2 as T
 from torchvision.transforms.functional import InterpolationMode
 
-from dassl.utils.errors import unknown_name
+from dassl.utils.errors import ConfigError, unknown_name
 
 INTERPOLATION_MODES = {
     "bilinear": InterpolationMode.BILINEAR,
@@ -42,16 +42,6 @@ class Cutout:
         return x
 
 
-class GaussianNoise:
-    """Additive noise with probability p."""
-
-    def __init__(self, mean, std, p=0.5):
-        self.mean, self.std, self.p = mean, std, p
-
-    def __call__(self, x):
-        return x + torch.randn_like(x) * self.std + self.mean if float(torch.rand(())) < self.p else x
-
-
 class RandomTranslation:
     """With probability p: resize to 1.125 times the size and crop; otherwise resize."""
 
@@ -65,7 +55,10 @@ class RandomTranslation:
 
 
 def build_transform(cfg, is_train=True, choices=None):
-    """The transform of INPUT.*, None with INPUT.NO_TRANSFORM; `choices` replaces INPUT.TRANSFORMS."""
+    """The transform of INPUT.*, None with INPUT.NO_TRANSFORM; `choices` replaces INPUT.TRANSFORMS.
+
+    Images are normalised whether or not "normalize" is among the choices; INPUT.NO_NORMALIZE leaves it out.
+    """
     if cfg.INPUT.NO_TRANSFORM:
         return None
     choices = list(cfg.INPUT.TRANSFORMS) if choices is None else list(choices)
@@ -84,8 +77,29 @@ def _mode(cfg):
     return INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]
 
 
+def _size(cfg):
+    """[height, width]."""
+    size = list(cfg.INPUT.SIZE)
+    if len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
+        raise ConfigError(f"INPUT.SIZE {tuple(size)}: give height and width in whole pixels, e.g. (224, 224)")
+    return size
+
+
+def normalize(cfg):
+    """[the step that takes PIXEL_MEAN and PIXEL_STD away], [] with NO_NORMALIZE."""
+    if cfg.INPUT.NO_NORMALIZE:
+        return []
+    return [T.Normalize(mean=list(cfg.INPUT.PIXEL_MEAN), std=list(cfg.INPUT.PIXEL_STD))]
+
+
+def plain_transform(cfg):
+    """Resized, as a tensor, and normalised as the others: INPUT's image without augmentation or crop."""
+    steps = [T.Resize(_size(cfg), interpolation=_mode(cfg)), T.ToImage(), T.ToDtype(torch.float32, scale=True)]
+    return T.Compose([*steps, *normalize(cfg), T.ToPureTensor()])
+
+
 def _train_steps(cfg, choices):
-    size, mode, steps, i = list(cfg.INPUT.SIZE), _mode(cfg), [], cfg.INPUT
+    size, mode, steps, i = _size(cfg), _mode(cfg), [], cfg.INPUT
     if "random_crop" not in choices and "random_resized_crop" not in choices:
         steps.append(T.Resize(size, interpolation=mode))
     if "random_translation" in choices:
@@ -113,7 +127,7 @@ def _train_steps(cfg, choices):
 
 
 def _test_steps(cfg):
-    size = list(cfg.INPUT.SIZE)
+    size = _size(cfg)
     return [T.Resize(max(size), interpolation=_mode(cfg)), T.CenterCrop(size)]
 
 
@@ -121,10 +135,9 @@ def _tensor_steps(cfg, choices, is_train):
     steps = [T.ToImage(), T.ToDtype(torch.float32, scale=True)]
     if is_train and "cutout" in choices:
         steps.append(Cutout(cfg.INPUT.CUTOUT_N, cfg.INPUT.CUTOUT_LEN))
-    if "normalize" in choices:
-        steps.append(T.Normalize(mean=list(cfg.INPUT.PIXEL_MEAN), std=list(cfg.INPUT.PIXEL_STD)))
+    steps += normalize(cfg)
     if is_train and "gaussian_noise" in choices:
-        steps.append(GaussianNoise(cfg.INPUT.GN_MEAN, cfg.INPUT.GN_STD))
+        steps.append(T.RandomApply([T.GaussianNoise(cfg.INPUT.GN_MEAN, cfg.INPUT.GN_STD, clip=False)], p=0.5))
     if "instance_norm" in choices:
         steps.append(InstanceNormalization())
     return [*steps, T.ToPureTensor()]

@@ -1,0 +1,51 @@
+"""What a run computes in: its towers in what `PREC` says, everything after them in float32.
+
+    fp32   float32
+    amp    towers under float16 autocast, gradients scaled (as the official codes); needs CUDA
+    bf16   towers under bfloat16 autocast, no scaler; CUDA, or CPU
+    fp16   towers with float16 weights; needs CUDA
+
+CLIP's logits are near 27 and its classes about 1.3 apart, while bfloat16 has steps of 0.125 there: scores in it tie
+classes and change decisions. So autocast surrounds the towers' `encode` alone; features leave it as float32, and
+norms, cosines, losses, learned parts outside the towers, means and texts encoded once never enter it.
+"""
+
+import functools
+
+import torch
+
+AUTOCAST = {"fp32": None, "amp": torch.float16, "bf16": torch.bfloat16, "fp16": None}
+NEED_CUDA = ("amp", "fp16")
+
+
+def runs_as(word, device):
+    """The precision a device runs where `word` is asked for: float32 where the word needs CUDA and there is none."""
+    return "fp32" if word in NEED_CUDA and device.type != "cuda" else word
+
+
+def in_towers(clip, word):
+    """Let both towers of a PromptableCLIP encode in this precision, whatever autocast surrounds the call."""
+    for tower in (clip.text, clip.image):
+        tower.encode = _in_autocast(tower.encode, clip.device.type, AUTOCAST[word])
+    return clip
+
+
+def _in_autocast(encode, device_type, dtype):
+    @functools.wraps(encode)
+    def features(*args, **kwargs):
+        with torch.autocast(device_type, dtype=dtype, enabled=dtype is not None):
+            found = encode(*args, **kwargs)
+        return found.float()
+
+    return features
+
+
+def full_precision(function):
+    """A learner's method (self, tensor, ...) that computes in float32 also where its caller uses autocast."""
+
+    @functools.wraps(function)
+    def run(self, tensor, *args):
+        with torch.autocast(tensor.device.type, enabled=False):
+            return function(self, tensor, *args)
+
+    return run
