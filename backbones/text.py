@@ -6,7 +6,7 @@
                     stay shared; nothing after the end token is computed; the last layer has one query
     padding         bidirectional towers mask it (BERT) or keep it (SigLIP), as the family declares
 
-`tests/oracle/plain_text.py` is the same mathematics written out at full length.
+`benchmarks/plain/text.py` is the same mathematics written out at full length.
 """
 
 import torch

@@ -8,7 +8,7 @@
     last layer: queries of the pooled tokens only (the class token; every image token where pooling reads all)
 
 Prompts themselves are not pooled by average or attention pooling (replaced patches are).
-`tests/oracle/plain_image.py` is the same mathematics with the original blocks.
+`benchmarks/plain/image.py` is the same mathematics with the original blocks.
 """
 
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from backbones.checkpoints import published_hashes, read_state
 from backbones.factory import build
 from backbones.registry import ROWS
 from dassl.utils.errors import ConfigError, MissingFile, UnknownName, UserError
-from tests.oracle.small_models import CONFIGS, VISION, images, original
+from tests.backbones.small_models import CONFIGS, VISION, images, original
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # OpenAI's files are TorchScript
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from backbones.rank import LowRank
+from benchmarks.plain.text import Slot, plain_text
 from dassl.utils.errors import UserError
-from tests.oracle.plain_text import Slot, plain_text
-from tests.oracle.small_models import original, small, tokenizer
+from tests.backbones.small_models import original, small, tokenizer
 
 FAMILIES = ("openai", "bert", "siglip")
 LAYERS, B, M = 4, 3, 3

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from benchmarks.plain.image import plain_image
 from dassl.utils.errors import UserError
-from tests.oracle.plain_image import plain_image
-from tests.oracle.small_models import images, original, small
+from tests.backbones.small_models import images, original, small
 
 VITS = ("openai", "bert", "siglip")
 LAYERS, N = 3, 4

@@ -11,11 +11,11 @@ from backbones.checkpoints import architecture_of, copy_into
 from backbones.factory import build, wrap
 from backbones.registry import OPENAI_MEAN, OPENAI_STD
 from backbones.tokens import clip_bpe
+from benchmarks.plain.cilmp import plain_cilmp
+from benchmarks.plain.image import plain_image
+from benchmarks.plain.text import Slot, plain_text
 from dassl.utils.errors import UserError
-from tests.oracle.plain_cilmp import plain_cilmp
-from tests.oracle.plain_image import plain_image
-from tests.oracle.plain_text import Slot, plain_text
-from tests.oracle.small_models import images
+from tests.backbones.small_models import images
 from tests.trainers import cilmp_cases as cases
 from trainers.cilmp import CILMP, control
 

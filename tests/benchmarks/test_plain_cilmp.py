@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from backbones.checkpoints import architecture_of, copy_into
 from backbones.factory import build
 from backbones.tokens import clip_bpe
-from tests.oracle.plain_cilmp import plain_cilmp
-from tests.oracle.plain_image import plain_image
+from benchmarks.plain.cilmp import plain_cilmp
+from benchmarks.plain.image import plain_image
 
 
 @pytest.fixture(scope="module")
