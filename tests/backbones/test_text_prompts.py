@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.rank import LowRank
+from backbones.rank import Basis, LowRank
 from benchmarks.plain.text import Slot, plain_text
 from dassl.utils.errors import UserError
 from tests.backbones.small_models import original, small, tokenizer
@@ -77,7 +77,7 @@ def test_low_rank_rows(family, depth):
     lengths = [4, 2, 4, 3]
     ctx, u = tokens("shared", depth), tokens("both", depth, 4, seed=2, width=5)
     bases = [torch.randn(32, 5, generator=torch.Generator().manual_seed(9 + i)).requires_grad_() for i in range(depth)]
-    fast = text.encode(text.frame(NAMES, [M, lengths]).fill(ctx, [LowRank(a, b) for a, b in zip(u, bases)]))
+    fast = text.encode(text.frame(NAMES, [M, lengths]).fill(ctx, [LowRank(a, Basis(b)) for a, b in zip(u, bases)]))
     rows = [a @ b.T for a, b in zip(u, bases)]
     start = int(text.starts)
     plain = plain_text(model, ids, [Slot(ctx, start), Slot(rows, start, lengths)])
