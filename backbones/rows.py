@@ -8,7 +8,7 @@ def packed(function, *columns):
     shapes = [x.shape[:-1] for x in columns[0]]
     stacked = [torch.cat([x.reshape(-1, x.shape[-1]) for x in column]) for column in columns]
     parts = function(*stacked).split([s.numel() for s in shapes])
-    return [p.reshape(*s, -1) for p, s in zip(parts, shapes)]
+    return [p.reshape(*s, p.shape[-1]) for p, s in zip(parts, shapes)]
 
 
 class Pack(torch.autograd.Function):

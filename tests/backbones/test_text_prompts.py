@@ -127,6 +127,16 @@ def test_the_result_does_not_depend_on_the_chunk(family, chunk):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_piece_of_the_grid_may_have_no_row_in_a_slot(family):
+    """A class without rows of its own (as many LLM rows as are intervened on), alone in its piece."""
+    _, _, text = sentences(family)
+    levels = tokens("both", 2, 4)
+    prompts = text.frame(NAMES, [[4, 0, 4, 3]]).fill(levels)
+    whole, pieces = text.encode(prompts, chunk=10**6), text.encode(prompts, chunk=1)
+    torch.testing.assert_close(whole, pieces, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_rows_beyond_a_class_s_length_change_nothing(family):
     _, _, text = sentences(family)
     frame, levels = text.frame(NAMES, [[4, 2, 4, 3]]), [t.detach() for t in tokens("both", 2, 4)]
