@@ -57,7 +57,7 @@ class TextTower(nn.Module):
         Raises:
             UserError: a text longer than the context (only with `limit`), naming it.
         """
-        width = max(self.context_length, 512)
+        width = max(self.context_length + 1, 512)  # wide enough that a text which does not fit is not cut to fit
         ids = self.tokenizer(list(texts), context_length=width)
         last = ids.argmax(-1) if self.pooled == "eos" else (ids != self.pad_id).sum(-1) - int(self.ends)
         if limit and int(last.max()) >= self.context_length:
@@ -97,7 +97,12 @@ class TextTower(nn.Module):
 
         Returns:
             (C, d), or (B, C, d) if any token depends on the image.
+
+        Raises:
+            UserError: prompts for more layers than there are.
         """
+        if prompts.depth > len(self.blocks):
+            raise UserError(f"prompts for {prompts.depth} layers, the text tower has {len(self.blocks)}")
         pieces = self._pieces(prompts, chunk)
         if len(pieces) == 1 and len(pieces[0]) == 1:
             features = self._encode(prompts)

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.rank import Basis, LowRank
+from backbones import layer_pass
+from backbones.rank import Basis, LowRank, RankMap
 from benchmarks.plain.text import Slot, plain_text
 from dassl.utils.errors import UserError
 from tests.backbones.small_models import original, small, tokenizer
@@ -180,3 +181,72 @@ def test_words_of_a_phrase_stand_where_the_sentence_has_them(family):
         written = text.encode_strings([f"a photo of a {n}" for n in NAMES])
     assert len(words) == 4
     assert (unit(said) - unit(written)).abs().max() < 1e-5
+
+
+# ---- what must not pass silently
+
+
+def test_what_depends_on_a_basis_alone_is_computed_once_for_all_that_share_it(monkeypatch):
+    """Two slots in one Basis: one map a block and level; equal numbers in another Basis are another map."""
+    _, _, text = sentences("openai")
+    made = []
+    monkeypatch.setattr(layer_pass, "RankMap", lambda *args: made.append(1) or RankMap(*args))
+    coordinates = tokens("both", 3, 2, width=5)
+    matrices = [torch.randn(32, 5) for _ in range(3)]
+
+    def encode(bases, others):
+        slots = [[LowRank(u, b) for u, b in zip(coordinates, kind)] for kind in (bases, others)]
+        with torch.no_grad():
+            return text.encode(text.frame(NAMES, [2, 2]).fill(*slots))
+
+    bases = [Basis(m) for m in matrices]
+    once = encode(bases, bases)
+    assert len(made) == 1, "level 0 is written out, level 2 lives on: level 1 alone is only read"
+    assert torch.equal(encode(bases, [Basis(m) for m in matrices]), once) and len(made) == 3
+
+
+def test_an_empty_slot_takes_no_tokens():
+    _, _, text = sentences("openai")
+    frame, levels = text.frame(NAMES, [M, 0]), tokens("shared", 1)
+    nothing = [t[:, :, :0] for t in levels]
+    with torch.no_grad():
+        with_empty, without = text.encode(frame.fill(levels, nothing)), text.encode(text.frame(NAMES, [M]).fill(levels))
+    assert torch.equal(with_empty, without)
+    with pytest.raises(ValueError, match="3 tokens given, the frame has room for 0"):
+        frame.fill(levels, levels)
+
+
+def test_halves_of_ragged_slots_are_refused():
+    _, _, text = sentences("openai")
+    with pytest.raises(ValueError, match="equally long"):
+        text.frame(NAMES, [[4, 2, 4, 3]], place="middle", names=[n.rstrip(".") for n in NAMES])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_levels_that_no_layer_would_read(family):
+    _, _, text = sentences(family)
+    prompts = text.frame(NAMES, [M]).fill(tokens("shared", LAYERS + 1))
+    with pytest.raises(UserError, match="prompts for 5 layers, the text tower has 4"):
+        text.encode(prompts)
+
+
+def test_the_first_token_of_a_text_without_a_start_may_be_a_prompt_s():
+    """A tower that pools the first token of texts that begin with no start token."""
+    text = small("siglip").text
+    text.pooled = "first"
+    levels = tokens("class", 1)
+    with torch.no_grad():
+        for block in text.blocks:  # nothing mixes: the feature is the pooled token alone
+            for linear in (block.out, block.proj):
+                linear.weight.zero_(), linear.bias.zero_()
+        bare = text.encode(text.frame(NAMES, [M]).fill(levels))
+        wanted = text.project(text.final_norm(levels[0][0, :, 0] + text.position[0]))
+    assert torch.allclose(bare, wanted, atol=1e-6)
+
+
+def test_a_text_as_long_as_the_tokenizer_s_table_is_not_cut():
+    """Texts were cut at 512 tokens, so a tower with 512 places took a longer one for one that just fits."""
+    text = small("bert").text
+    text.context_length = 512
+    with pytest.raises(UserError, match="the text tower takes 512"):
+        text.frame([" ".join(["lung"] * 600)])
