@@ -107,6 +107,12 @@ def test_shared_prompts_are_projected_once_for_the_batch(monkeypatch):
     assert rows == [(3, 17, 48), (4, 48)]
 
 
+def test_more_prompts_than_patches_to_overwrite():
+    clip = small("openai")
+    with pytest.raises(UserError, match="17 visual prompts over 16 patches"):
+        clip.image.encode(images("openai"), torch.zeros(17, clip.vision_width), replace="patches")
+
+
 def test_a_resnet_says_that_it_has_no_tokens():
     with pytest.raises(UserError, match="ResNet"):
         small("resnet").image.encode(images("resnet"), torch.zeros(4, 48))
