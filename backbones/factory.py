@@ -177,7 +177,8 @@ def _check_vocabulary(tokenizer, source, rows, folder):
     complaint = f"the vocabulary in {folder} is not that of the text tower ({source})"
     if rows and tokenizer.size > rows:
         raise UserError(f"{complaint}: it has {tokenizer.size} words, the tower's table {rows}")
-    start, end, pad = tokenizer(["", ""], context_length=3)[0].tolist()
-    if source == BIOMED_BERT and (pad, start, end) != SPECIAL["bert"]:
-        wanted = "{1}, {2}, {0}".format(*SPECIAL["bert"])
-        raise UserError(f"{complaint}: its start, end and padding are {start}, {end}, {pad}, there {wanted}")
+    if source == BIOMED_BERT:
+        start, end, pad = tokenizer(["", ""], context_length=3)[0].tolist()
+        if (pad, start, end) != SPECIAL["bert"]:
+            wanted = "{1}, {2}, {0}".format(*SPECIAL["bert"])
+            raise UserError(f"{complaint}: its start, end and padding are {start}, {end}, {pad}, there {wanted}")
