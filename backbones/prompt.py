@@ -126,13 +126,21 @@ class Frame(nn.Module):
         tail = (last + 1 if text.cut_at_end else text.context_length - taken) - start - head
         slots, split = [(n, False) for n in lengths], int(place == "middle")
         layout = [(start, True), *slots[:split], (head, True), *slots[split:], (tail, True)]
-        self.pieces = nn.ModuleList()
-        offset, said = torch.zeros_like(last), torch.zeros_like(last)  # tokens before a piece: all, and own text
-        for n, own in layout:
-            self.pieces.append(Words(offset, n, text, ids, said) if own else Piece(offset, n, text.context_length))
-            offset, said = offset + n, said + n * own
+        self.pieces = nn.ModuleList(self._pieces(text, ids, layout))
         self.where, pooled = self._pooled(text.pooled, last - start - head, tail)
         self.register_buffer("pooled", pooled, persistent=False)
+
+    @staticmethod
+    def _pieces(text, ids, layout):
+        """The pieces of a layout [(lengths (C,), whether they are the frame's own text)], in order."""
+        offset = said = torch.zeros_like(ids[:, 0])  # tokens before a piece: all, and of the own text
+        for lengths, own in layout:
+            if own:
+                yield Words(offset, lengths, text, ids, said)
+                said = said + lengths
+            else:
+                yield Piece(offset, lengths, text.context_length)
+            offset = offset + lengths
 
     def _pooled(self, kind, end, tail):
         """(segment, (C,) token of it) that the tower pools: the first of all, the end token, or the last of all."""
