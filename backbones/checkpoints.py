@@ -110,6 +110,8 @@ def read_pmc_clip(files):
     vision, text, projection = (read_state(f) for f in files)
     state = {f"visual.{k}": v for k, v in vision.items()}
     state.update({f"text.transformer.{k}": v for k, v in text.items()})
+    if len(projection) != 1:
+        raise UserError(f"{files[2]} holds {len(projection)} tensors, PMC-CLIP's projection file holds one")
     state["text.proj.weight"] = next(iter(projection.values())).T.contiguous()
     return state
 
@@ -118,7 +120,7 @@ def copy_into(model, state, path):
     """Copy a state into an open_clip model after checking every name and shape.
 
     Raises:
-        UserError: tensors missing, unknown or of another shape, with the first few of each.
+        UserError: tensors missing, unknown or of another shape, with the first few of each; NaN or infinity.
     """
     own = model.state_dict()
     state = _as_layout_of(own, state)
@@ -135,6 +137,8 @@ def copy_into(model, state, path):
     ]
     if complaints:
         raise UserError(f"{path} is not a checkpoint of this architecture: tensors {'; '.join(complaints)}")
+    if burst := [k for k, v in sorted(state.items()) if not bool(v.sum(dtype=torch.float32).isfinite())]:
+        raise UserError(f"{path} holds weights that are no numbers: tensors {len(burst)} not finite ({burst[0]})")
     model.load_state_dict(state)
 
 

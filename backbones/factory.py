@@ -10,12 +10,12 @@ import torch
 from dassl.utils.errors import ConfigError, UserError
 
 from . import hub
-from .checkpoints import copy_into, read_pmc_clip, read_state
+from .checkpoints import MARKERS, copy_into, read_pmc_clip, read_state
 from .families import image_parts, text_parts
 from .model import PromptableCLIP
 from .recipes import resolve
-from .registry import ROWS
-from .tokens import clip_bpe, local_tokenizer, stand_in, transformers_tokenizer
+from .registry import BIOMED_BERT
+from .tokens import SPECIAL, clip_bpe, local_tokenizer, stand_in, transformers_tokenizer
 
 log = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": torch.float32}
@@ -40,6 +40,7 @@ def load(name, weights=None, precision="fp32", device="cpu"):
         model, tokenizer = build(recipe.config, recipe.bert, seed=recipe.source[1]), tokenizer_of(recipe)
     else:
         state, label = _state_of(recipe)  # first: without the files there is nothing to build for
+        _check_activation(recipe, state, label)
         model, tokenizer = build(recipe.config, recipe.bert), tokenizer_of(recipe)
         copy_into(model, {**{k: torch.tensor(v) for k, v in recipe.extra.items()}, **state}, label)
     clip = wrap(model, tokenizer, facts_of(recipe)).to(device)
@@ -106,19 +107,36 @@ def _write_bert(fields, folder):
 
 def _state_of(recipe):
     """(tensors, what to call them in messages)."""
+    if recipe.layout == "pmc_clip":
+        return _pmc_clip_state(recipe)
     kind, *where = recipe.source
     if kind == "tag":
         path = hub.pretrained_file(recipe.name, where[0])
-    elif kind == "hub" and len(where[1]) == 3:
-        return read_pmc_clip(hub.hub_files(recipe.name, *where)), recipe.name
     elif kind == "hub":
         path = hub.hub_files(recipe.name, *where, one=True)[0]
     else:
         path = where[0]
-        if Path(path).is_dir():  # PMC-CLIP's three files
-            names = ROWS["PMC-CLIP"].hub[1]
-            return read_pmc_clip([Path(path) / n for n in names]), path
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder: name the checkpoint file in it")
     return read_state(path), path
+
+
+def _pmc_clip_state(recipe):
+    """The same, of three files on the hub or in a folder; a single file holds everything."""
+    kind, *where = recipe.source
+    if kind == "hub":
+        return read_pmc_clip(hub.hub_files(recipe.name, *where)), recipe.name
+    path = Path(where[0])
+    return (read_pmc_clip([path / name for name in recipe.parts]) if path.is_dir() else read_state(path)), path
+
+
+def _check_activation(recipe, state, label):
+    """OpenAI's own files are known by the sizes they carry beside the weights."""
+    if any(m in state for m in MARKERS) and not recipe.config.get("quick_gelu"):
+        raise UserError(
+            f"{label} is in OpenAI's layout, trained with quick GELU, and {recipe.name} is built with GELU: name the "
+            "architecture whose name ends in -quickgelu (or set quick_gelu in its configuration)"
+        )
 
 
 def tokenizer_of(recipe):
@@ -138,7 +156,9 @@ def tokenizer_of(recipe):
     kwargs = text.get("tokenizer_kwargs") or {}
     if recipe.source[0] == "file":
         beside = Path(recipe.source[1])
-        if found := local_tokenizer(beside if beside.is_dir() else beside.parent, **kwargs):
+        folder = beside if beside.is_dir() else beside.parent
+        if found := local_tokenizer(folder, **kwargs):
+            _check_vocabulary(found, source, (recipe.bert or {}).get("vocab_size"), folder)
             return found
     if not (hub.in_cache(source, "tokenizer_config.json") or hub.reachable("https://huggingface.co")):
         raise UserError(
@@ -150,3 +170,15 @@ def tokenizer_of(recipe):
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"the vocabulary {source} of {recipe.name} cannot be read: {reason}") from None
+
+
+def _check_vocabulary(tokenizer, source, rows, folder):
+    """Whether a tokenizer found beside a checkpoint can be `source`'s; rows: of the token table, None if unknown."""
+    complaint = f"the vocabulary in {folder} is not that of the text tower ({source})"
+    if rows and tokenizer.size > rows:
+        raise UserError(f"{complaint}: it has {tokenizer.size} words, the tower's table {rows}")
+    if source == BIOMED_BERT:
+        start, end, pad = tokenizer(["", ""], context_length=3)[0].tolist()
+        if (pad, start, end) != SPECIAL["bert"]:
+            wanted = "{1}, {2}, {0}".format(*SPECIAL["bert"])
+            raise UserError(f"{complaint}: its start, end and padding are {start}, {end}, {pad}, there {wanted}")

@@ -39,7 +39,7 @@ def _clip_text(text, tokenizer):
         raise UserError(f"text towers with {'' if causal else 'no '}causal mask and pooling {pool!r} are not supported")
     blocks = [convert(b) for b in text.transformer.resblocks]
     return TextParts(
-        blocks=blocks, heads=blocks[0].heads, token_embedding=text.token_embedding,
+        blocks=blocks, token_embedding=text.token_embedding,
         position=text.positional_embedding, final_norm=text.ln_final, project=as_projection(text.text_projection),
         tokenizer=tokenizer, context_length=text.context_length, starts=tokenizer.starts, pad_id=tokenizer.pad_id,
         ends=tokenizer.ends, causal=causal, pad_masked=False, pooled=pooled,
@@ -56,7 +56,7 @@ def _bert(text, tokenizer, context):
     dense = bert.pooler if pooler == "ClsPooler" else None
     table = bert.embeddings
     return TextParts(
-        blocks=blocks, heads=blocks[0].heads, token_embedding=table.word_embeddings,
+        blocks=blocks, token_embedding=table.word_embeddings,
         position=table.position_embeddings.weight,
         type_embedding=nn.Parameter(table.token_type_embeddings.weight[0].detach().clone()),
         embed_norm=table.LayerNorm,

@@ -37,7 +37,6 @@ class TextParts:
     pad_masked: bool
     pooled: str
     starts: bool
-    heads: int
     pad_id: int = 0
     ends: bool = True
     final_norm: nn.Module = field(default_factory=nn.Identity)

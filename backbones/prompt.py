@@ -11,18 +11,14 @@ stands - and belongs to a class set. `Frame.fill` puts a method's tokens into it
 Slots are filled with one entry per prompted layer (level). Level 0 enters at the input, where positions are
 added; level i >= 1 replaces what layer i - 1 left in that slot. A slot with J levels is therefore only read
 (keys, values) in layers 0..J-2, its outputs are not computed, and from layer J on it lives like any token.
-
-Every tensor of tokens has four axes (b, c, P, d_t), b in {1, B} images and c in {1, C} classes.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from dassl.utils.errors import UserError
 
-from .rank import narrow
+from .sequence import PromptSequence, Ragged, Segment
 
 
 def shared(tokens):
@@ -40,87 +36,70 @@ def per_image(tokens):
     return tokens[:, None]
 
 
-def narrow_tokens(tokens, images, classes):
-    return narrow(tokens, images, classes) if torch.is_tensor(tokens) else tokens.narrow(images, classes)
+class Piece(nn.Module):
+    """A run of at most P tokens in each of C prompts: where they stand, and which of the P a class has.
 
+    All buffers, none of them saved.
 
-class Ragged:
-    """Which of P tokens each of C classes has: the first lengths[c] of them; the rest is padding.
-
-    mask: (C, P) bool. index: (n,), where the n tokens stand in the flattened mask, so that what is done token by
-    token can leave padding out. lengths are plain ints: a class slice needs no answer from the device.
+    Args:
+        offset, lengths: (C,) place of a class's first token and number of its tokens; P is the largest number.
+        context: places there are.
     """
 
-    def __init__(self, mask, lengths, index=None):
-        self.mask, self.lengths = mask, lengths
-        self.index = mask.flatten().nonzero().squeeze(1) if index is None else index
+    def __init__(self, offset, lengths, context):
+        super().__init__()
+        self.width = int(lengths.max())
+        step = torch.arange(self.width)
+        position = (offset[:, None] + step).clamp(max=context - 1)  # (C, P)
+        self._keep("position", _once(position) if bool((offset == offset[0]).all()) else position)
+        valid = step < lengths[:, None]
+        self.lengths = None if bool(valid.all()) else lengths.tolist()
+        self._keep("mask", None if self.lengths is None else valid)
+        self._keep("index", None if self.lengths is None else valid.flatten().nonzero().squeeze(1))
 
-    def __getitem__(self, classes):
-        first, last, _ = classes.indices(len(self.lengths))
-        before, inside = sum(self.lengths[:first]), sum(self.lengths[first:last])
-        index = self.index[before : before + inside] - first * self.mask.shape[1]
-        return Ragged(self.mask[classes], self.lengths[classes], index)
+    def _keep(self, name, tensor):
+        self.register_buffer(name, tensor, persistent=False)
+
+    def segment(self, levels):
+        """Segment of tokens (b, c, P, d_t), one entry a level."""
+        for tokens in levels:
+            if tokens.shape[2] != self.width:
+                raise ValueError(f"{tokens.shape[2]} tokens given, the frame has room for {self.width}")
+        valid = None if self.lengths is None else Ragged(self.mask, self.lengths, self.index)
+        return Segment(levels, self.position, valid)
 
 
-@dataclass
-class Segment:
-    """A run of P tokens that stands at the same place in every sequence.
+class Words(Piece):
+    """A piece of the frame's own text.
 
-    levels: tokens of the levels 0..J-1, each (b, c, P, d_t) dense or LowRank.
-    position: (1 or C, P) index into the position table.
-    valid: Ragged, or None where all tokens count.
+    Args:
+        text: the TextTower.
+        ids: (C, T) of the text. first: (C,) index into ids of a class's first token.
     """
 
-    levels: list
-    position: torch.Tensor
-    valid: Ragged = None
+    def __init__(self, offset, lengths, text, ids, first):
+        super().__init__(offset, lengths, text.context_length)
+        source = (first[:, None] + torch.arange(self.width)).clamp(max=ids.shape[1] - 1)
+        self._keep("ids", _once(ids.gather(1, source)))
+        self._keep("tokens", text.embed(self.ids)[None].detach())
 
-    @property
-    def depth(self):
-        return len(self.levels)
-
-    def narrow(self, images, classes):
-        position = self.position[classes] if self.position.shape[0] > 1 else self.position
-        valid = None if self.valid is None else self.valid[classes]
-        return Segment([narrow_tokens(t, images, classes) for t in self.levels], position, valid)
+    def embedded(self, words=None):
+        """(1, 1 or C, P, d_t); words: ids -> embeddings where the token table is trained."""
+        return self.tokens if words is None else words(self.ids)[None]
 
 
-@dataclass
-class PromptSequence:
-    """Segments in order of position, the last of them holding the pooled token of a causal tower.
-
-    pooled: (segment index, (C,) token index in that segment).
-    classes: C.
-    """
-
-    segments: list
-    pooled: tuple
-    classes: int
-
-    @property
-    def grid(self):
-        """(B, C) as far as any token depends on the image; B = 1 otherwise."""
-        return max(t.shape[0] for s in self.segments for t in s.levels), self.classes
-
-    @property
-    def live_tokens(self):
-        """How many tokens of one sequence have a state in the first layer."""
-        return sum(s.levels[0].shape[2] for s in self.segments if s.depth == 1)
-
-    def narrow(self, images, classes):
-        """The sequences of some images and classes (slices)."""
-        where, index = self.pooled
-        segments = [s.narrow(images, classes) for s in self.segments]
-        return PromptSequence(segments, (where, index[classes]), len(range(self.classes)[classes]))
+def _once(x):
+    """(C, P), or (1, P) where all classes have the same, as of the start token."""
+    return x[:1] if bool((x == x[0]).all()) else x
 
 
 class Frame(nn.Module):
-    """The fixed part of C prompts, for one class set; all buffers, none of them saved.
+    """The fixed part of C prompts, for one class set.
 
     Args:
         text: the TextTower.
         tails: C strings that follow the slots (or, for middle and front, surround them), e.g. "melanoma.".
-        lengths: one entry per slot: an int, or C ints where classes differ (ragged).
+        lengths: one entry per slot: an int, or C ints where classes differ (ragged); 0 leaves a slot empty.
         place: "end", "middle" or "front".
         names: for middle and front, C strings that `tails` begin with: what stands before the split.
         labels: C names for messages (default: tails).
@@ -136,37 +115,47 @@ class Frame(nn.Module):
         self.classes, self.place = len(tails), place
         ids, last = text.tokenize(tails, limit=False)
         lengths = [torch.as_tensor(n).expand(self.classes) for n in lengths]
-        self._check_length(text, last + 1 + sum(lengths, torch.zeros_like(last)), labels or tails, last, lengths)
+        taken = sum(lengths, torch.zeros_like(last))
+        self._check_length(text, last + 1 + taken, labels or tails, last)
         if place == "middle":
-            lengths = [lengths[0] // 2, lengths[0] - lengths[0] // 2, *lengths[1:]]
+            lengths = self._halved(lengths)
         self.slots = len(lengths)
-        start = int(text.starts)
+
+        start = torch.full_like(last, int(text.starts))
         head = torch.zeros_like(last) if place == "end" else self._name_lengths(text, names)
-        total = sum(lengths, torch.zeros_like(last))
-        end = last + 1 if text.cut_at_end else text.context_length - total
-        pieces = [("start", torch.full_like(last, start)), ("head", head), ("tail", end - start - head)]
-        slots = [(i, n) for i, n in enumerate(lengths)]
-        split = 1 if place == "middle" else 0
-        order = [pieces[0], *slots[:split], pieces[1], *slots[split:], pieces[2]]
-        self.order = [(kind, int(n.max())) for kind, n in order if int(n.max()) > 0]
-        self.ragged = {}  # kind: lengths of its C runs, None where they are equal
-        offset, taken = torch.zeros_like(last), torch.zeros_like(last)
-        for kind, n in order:
-            if int(n.max()) == 0:
-                continue
-            self._place(kind, n, offset, ids, taken, text)
-            offset = offset + n
-            if isinstance(kind, str):
-                taken = taken + n
-        index = {"first": torch.zeros_like(last), "eos": last - taken + self._length("tail", order)}
-        index["last"] = self._length("tail", order) - 1
-        kinds = [kind for kind, _ in self.order]
-        self.where = kinds.index("start" if text.pooled == "first" and start else kinds[-1])
-        self.register_buffer("pooled", index[text.pooled].clone(), persistent=False)
+        tail = (last + 1 if text.cut_at_end else text.context_length - taken) - start - head
+        slots, split = [(n, False) for n in lengths], int(place == "middle")
+        layout = [(start, True), *slots[:split], (head, True), *slots[split:], (tail, True)]
+        self.pieces = nn.ModuleList(self._pieces(text, ids, layout))
+        self.where, pooled = self._pooled(text.pooled, last - start - head, tail)
+        self.register_buffer("pooled", pooled, persistent=False)
 
     @staticmethod
-    def _length(kind, order):
-        return next(n for k, n in order if k == kind)
+    def _pieces(text, ids, layout):
+        """The pieces of a layout [(lengths (C,), whether they are the frame's own text)], in order."""
+        offset = said = torch.zeros_like(ids[:, 0])  # tokens before a piece: all, and of the own text
+        for lengths, own in layout:
+            if own:
+                yield Words(offset, lengths, text, ids, said)
+                said = said + lengths
+            else:
+                yield Piece(offset, lengths, text.context_length)
+            offset = offset + lengths
+
+    def _pooled(self, kind, end, tail):
+        """(segment, (C,) token of it) that the tower pools: the first of all, the end token, or the last of all."""
+        count = sum(piece.width > 0 for piece in self.pieces)
+        if kind == "first":
+            return 0, torch.zeros_like(end)
+        return count - 1, end if kind == "eos" else tail - 1
+
+    @staticmethod
+    def _halved(lengths):
+        """The lengths with the first slot as two: what stands before the name, and after it."""
+        first = lengths[0]
+        if bool((first != first[0]).any()):
+            raise ValueError("place middle halves the first slot, which must then be equally long for all classes")
+        return [first // 2, first - first // 2, *lengths[1:]]
 
     def _name_lengths(self, text, names):
         if names is None:
@@ -175,7 +164,7 @@ class Frame(nn.Module):
         return last - int(text.starts)  # without start and end
 
     @staticmethod
-    def _check_length(text, needed, labels, last, lengths):
+    def _check_length(text, needed, labels, last):
         if int(needed.max()) <= text.context_length:
             return
         worst = int(needed.argmax())
@@ -186,28 +175,6 @@ class Frame(nn.Module):
             f"{int(last[worst]) + 1}; shorten the name, or use fewer context or LLM tokens"
         )
 
-    def _place(self, kind, n, offset, ids, taken, text):
-        """Register position, validity and, for fixed pieces, embeddings of one segment."""
-        width = int(n.max())
-        step = torch.arange(width)
-        position = (offset[:, None] + step).clamp(max=text.context_length - 1)  # (C, P)
-        valid = step < n[:, None]
-        if bool((offset == offset[0]).all()):
-            position = position[:1]
-        self.register_buffer(f"{kind}_position", position, persistent=False)
-        self.ragged[kind] = None if bool(valid.all()) else n.tolist()
-        if self.ragged[kind]:
-            self.register_buffer(f"{kind}_valid", valid, persistent=False)
-            self.register_buffer(f"{kind}_index", valid.flatten().nonzero().squeeze(1), persistent=False)
-        if isinstance(kind, str):
-            source = (taken[:, None] + step).clamp(max=ids.shape[1] - 1)
-            picked = ids.gather(1, source)
-            if bool((picked == picked[0]).all()):
-                picked = picked[:1]  # e.g. the start token: one for all classes
-            self.register_buffer(f"{kind}_ids", picked, persistent=False)
-            tokens = text.embed(picked)[None].detach()
-            self.register_buffer(f"{kind}_tokens", tokens, persistent=False)
-
     def fill(self, *slots, words=None):
         """PromptSequence with the given slot contents.
 
@@ -217,22 +184,10 @@ class Frame(nn.Module):
         """
         slots = list(slots)
         if self.place == "middle":
-            first = [[t[:, :, : t.shape[2] // 2] for t in slots[0]], [t[:, :, t.shape[2] // 2 :] for t in slots[0]]]
-            slots = first + slots[1:]
+            slots[:1] = zip(*(t.split([t.shape[2] // 2, t.shape[2] - t.shape[2] // 2], dim=2) for t in slots[0]))
         if len(slots) != self.slots:
             raise ValueError(f"{len(slots)} slots given, the frame has {self.slots}")
-        segments = []
-        for kind, n in self.order:
-            levels = [self._words(kind, words)] if isinstance(kind, str) else slots[kind]
-            for tokens in levels:
-                if tokens.shape[2] != n:
-                    raise ValueError(f"slot {kind}: {tokens.shape[2]} tokens given, the frame has {n}")
-            segments.append(Segment(levels, getattr(self, f"{kind}_position"), self._valid(kind)))
-        return PromptSequence(segments, (self.where, self.pooled), self.classes)
-
-    def _valid(self, kind):
-        lengths = self.ragged[kind]
-        return lengths and Ragged(getattr(self, f"{kind}_valid"), lengths, getattr(self, f"{kind}_index"))
-
-    def _words(self, kind, words):
-        return getattr(self, f"{kind}_tokens") if words is None else words(getattr(self, f"{kind}_ids"))[None]
+        slots = iter(slots)
+        contents = [[p.embedded(words)] if isinstance(p, Words) else list(next(slots)) for p in self.pieces]
+        segments = [piece.segment(levels) for piece, levels in zip(self.pieces, contents)]
+        return PromptSequence([s for s in segments if s.width], (self.where, self.pooled), self.classes)

@@ -18,8 +18,15 @@ import torch.nn.functional as F
 from .attention import contract
 
 
+class Basis:
+    """Bp, a matrix (d_t, r). Tokens share it if they hold the same Basis: what depends on it is computed once."""
+
+    def __init__(self, matrix):
+        self.matrix = matrix
+
+
 class LowRank:
-    """Tokens Bp u: coordinates u (b, c, P, r), basis Bp (d_t, r)."""
+    """Tokens Bp u: coordinates u (b, c, P, r) in a Basis."""
 
     def __init__(self, u, basis):
         self.u, self.basis = u, basis
@@ -27,11 +34,11 @@ class LowRank:
     @property
     def shape(self):
         """(b, c, P, d_t) of the tokens it stands for."""
-        return (*self.u.shape[:3], self.basis.shape[0])
+        return (*self.u.shape[:3], self.basis.matrix.shape[0])
 
     def dense(self):
         """(b, c, P, d_t)."""
-        return F.linear(self.u, self.basis)
+        return F.linear(self.u, self.basis.matrix)
 
     def narrow(self, images, classes):
         return LowRank(narrow(self.u, images, classes), self.basis)

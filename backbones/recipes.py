@@ -27,6 +27,7 @@ class Recipe:
     config: open_clip's model configuration. bert: BERT configuration fields, or None.
     source: what the weights come from: ("random", seed), ("file", path), ("tag", table entry),
         ("hub", repository, files).
+    layout: how files hold the weights (see registry.Row); parts: names of the files where there are several.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Recipe:
     std: tuple = OPENAI_STD
     interpolation: str = "bicubic"
     extra: dict = field(default_factory=dict)
+    layout: str = "state"
+    parts: tuple = ()
 
     @property
     def size(self):
@@ -69,7 +72,9 @@ def _from_row(name, row):
         return _from_folder(name, Path(__file__).parent / row.folder)
     config = _open_clip_config(row.arch) if isinstance(row.arch, str) else copy.deepcopy(row.arch)
     source = ("hub", *row.hub) if row.hub else ("tag", _table_entry(row.arch, row.tag))
-    return Recipe(name, config, source, row.bert, row.mean, row.std, row.interpolation, row.extra)
+    parts = row.hub[1] if row.layout == "pmc_clip" else ()
+    facts = row.bert, row.mean, row.std, row.interpolation, row.extra
+    return Recipe(name, config, source, *facts, layout=row.layout, parts=parts)
 
 
 def _from_folder(name, folder):

@@ -15,6 +15,8 @@ class Row:
     tag: open_clip's pretrained tag; or
     hub: (repository, file(s)) on the Hugging Face hub, `dataset:` before the repository where it is one; or
     folder: configuration, preprocessing and weights in backbones/<folder>.
+    layout: "state" (one file holds all weights; of several hub files the first that exists is taken) or "pmc_clip"
+        (all three files are needed: image tower, text tower, projection).
     bert: fields of the BERT configuration, so that the architecture needs no hub.
     """
 
@@ -23,6 +25,7 @@ class Row:
     tag: str = ""
     hub: tuple = ()
     folder: str = ""
+    layout: str = "state"
     bert: dict = None
     mean: tuple = OPENAI_MEAN
     std: tuple = OPENAI_STD
@@ -75,6 +78,7 @@ ROWS = {
         },
         hub=("dataset:axiong/pmc_oa",
              ("image_encoder(resnet50).pth", "text_encoder.pth", "text_projection_layer.pth")),
+        layout="pmc_clip",
         bert=BERT_BASE,
         extra={"logit_scale": 4.4292},
     ),

@@ -21,10 +21,11 @@ class Tokenizer:
         starts: whether texts begin with a start token.
         pad_id: id of the padding.
         ends: whether the end token differs from the padding.
+        size: number of words, None where nobody asks.
     """
 
-    def __init__(self, encode, starts, pad_id, ends=True):
-        self.encode, self.starts, self.pad_id, self.ends = encode, starts, pad_id, ends
+    def __init__(self, encode, starts, pad_id, ends=True, size=None):
+        self.encode, self.starts, self.pad_id, self.ends, self.size = encode, starts, pad_id, ends, size
 
     def __call__(self, texts, context_length):
         return self.encode(list(texts), context_length=context_length)
@@ -45,7 +46,7 @@ def transformers_tokenizer(source, **kwargs):
     inner = encode.tokenizer
     empty = encode([""], context_length=8)[0]
     starts, pad = int(empty[0]) in (inner.cls_token_id, inner.bos_token_id), inner.pad_token_id
-    return Tokenizer(encode, starts, pad, ends=int((empty != pad).sum()) > int(starts))
+    return Tokenizer(encode, starts, pad, ends=int((empty != pad).sum()) > int(starts), size=len(inner))
 
 
 def local_tokenizer(folder, **kwargs):

@@ -8,7 +8,7 @@
     last layer: queries of the pooled tokens only (the class token; every image token where pooling reads all)
 
 Prompts themselves are not pooled by average or attention pooling (replaced patches are).
-`tests/oracle/plain_image.py` is the same mathematics with the original blocks.
+`benchmarks/plain/image.py` is the same mathematics with the original blocks.
 """
 
 from dataclasses import dataclass
@@ -74,7 +74,8 @@ class ImageTower(nn.Module):
             replace: "append", or "patches" to overwrite the first n patches.
 
         Raises:
-            UserError: prompts for a tower without tokens; more levels than layers; images of another size.
+            UserError: prompts for a tower without tokens; more levels than layers, or more prompts than patches
+                to overwrite; images of another size.
         """
         levels = [] if ctx is None or ctx.shape[-2] == 0 else [ctx, *deep]
         self._check(images, levels, replace)
@@ -83,8 +84,7 @@ class ImageTower(nn.Module):
             return x
         levels = [level.to(self.dtype) for level in levels]
         if levels and replace == "patches":
-            n = levels[0].shape[-2]
-            x = torch.cat([x[:, : self.prefix], x[:, self.prefix + n :]], dim=1)
+            x = self._without_patches(x, levels[0].shape[-2])
         x = self.pre_norm(x)
         if levels:
             levels[0] = self.pre_norm(levels[0])
@@ -105,6 +105,13 @@ class ImageTower(nn.Module):
             raise UserError(f"visual prompts for {len(levels)} layers, the image tower has {len(self.blocks)}")
         if replace not in ("append", "patches"):
             raise UserError(f"visual prompts {replace!r}: choose append or patches")
+
+    def _without_patches(self, x, n):
+        """Tokens (B, S - n, d_v): the first n patches left out."""
+        patches = x.shape[1] - self.prefix
+        if n > patches:
+            raise UserError(f"{n} visual prompts over {patches} patches: there is no room for more than {patches}")
+        return torch.cat([x[:, : self.prefix], x[:, self.prefix + n :]], dim=1)
 
     def _run(self, x, levels, pool_prompts):
         """Tokens the head reads: (B, 1 or S, d_v)."""

@@ -1,6 +1,6 @@
 """What is measured: the fast form and the plain form of one step, on random weights at ViT-B/16 size.
 
-The plain form is `tests/oracle`: 77 tokens, everything at (B, C, 77, d_t), the original open_clip blocks with fused
+The plain form is `benchmarks/plain`: 77 tokens, everything at (B, C, 77, d_t), the original open_clip blocks with fused
 attention. Its interventions are vectorised over images and classes and computed for the intervened rows only, with
 the same dropout, so that the comparison does not flatter us.
 """
@@ -16,9 +16,9 @@ from backbones.factory import build, wrap
 from backbones.registry import OPENAI_MEAN, OPENAI_STD
 from backbones.tokens import clip_bpe
 from benchmarks.harness import HarnessStep, LoaderPass
+from benchmarks.plain.image import plain_image
+from benchmarks.plain.text import Slot, plain_text
 from dassl.engine import TRAINER_REGISTRY
-from tests.oracle.plain_image import plain_image
-from tests.oracle.plain_text import Slot, plain_text
 from trainers.cilmp import CILMP, CILMPLearner
 
 NAMES = ["dyed lifted polyps", "dyed resection margins", "esophagitis", "normal cecum", "normal pylorus",

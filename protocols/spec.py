@@ -85,11 +85,12 @@ class RunSpec:
 
     def folder(self, output):
         """<output>/<protocol>/<dataset>/<method>/<backbone>/shots<k>/<file>-<key>/seed<s>/<part>, the first six those
-        of the run that trains; a test on another data set carries its own key too."""
+        of the run that trains; a test on other data carries its own key too."""
         first = self.first
         shots = "shots-all" if first.shots < 1 else f"shots{first.shots}"
         place = [slug(first.dataset), first.method, slug(first.backbone), shots, f"{slug(first.file)}-{first.key[:8]}"]
-        part = self.part if self.reads == first.reads else f"{self.part}-{self.key[:8]}"
+        same = self.reads == first.reads and self.split == first.split
+        part = self.part if same else f"{self.part}-{self.key[:8]}"
         return Path(output, first.protocol, *place, f"seed{first.seed}", part)
 
     def record(self):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from backbones.prompt import shared
-from backbones.rank import LowRank
+from backbones.rank import Basis, LowRank
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import ConfigError, UserError
 from knowledge import KnowledgeStore, questions_for
@@ -54,10 +54,7 @@ class CILMPLearner(Learner):
 
         between = (self.lengths - cfg.PREFIX_LENGTH - cfg.SUFFIX_LENGTH).tolist()
         slots = [cfg.N_CTX_TEXT, cfg.PREFIX_LENGTH, between, cfg.SUFFIX_LENGTH]
-        if max(between) == 0:
-            del slots[2]
         self.frame = text.frame([f"{rest}{n}." for n in self.names], slots, labels=self.classnames)
-        self.has_between = max(between) > 0
 
     def _look_up(self, context):
         names = getattr(context.dataset, "knowledge_names", self.classnames)
@@ -106,10 +103,8 @@ class CILMPLearner(Learner):
             between[:, None],
             self._coordinates(self.suffix, self.h_suffix, suffix, v),
         ]
-        bases = self.Bp.unbind()  # one object a level: the encoder shares what depends on it alone
+        bases = [Basis(b) for b in self.Bp.unbind()]  # one a level, shared by its three slots
         levels = [[LowRank(*pair) for pair in zip(u.unbind(), bases)] for u in slots]
-        if not self.has_between:
-            del levels[1]
         return self.frame.fill([shared(c) for c in self.ctx], *levels)
 
     # ---- logits

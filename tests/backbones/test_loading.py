@@ -13,7 +13,7 @@ from backbones.checkpoints import published_hashes, read_state
 from backbones.factory import build
 from backbones.registry import ROWS
 from dassl.utils.errors import ConfigError, MissingFile, UnknownName, UserError
-from tests.oracle.small_models import CONFIGS, VISION, images, original
+from tests.backbones.small_models import CONFIGS, VISION, images, original
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # OpenAI's files are TorchScript
 
@@ -147,6 +147,33 @@ def test_pmc_clips_three_files(tmp_path, monkeypatch):
     with torch.no_grad():
         wanted = model.text.transformer(ids, attention_mask=(ids != 0).long()).pooler_output @ projection
         torch.testing.assert_close(clip.text.encode_strings(TEXTS), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_pmc_clips_projection_file_holds_the_projection_and_nothing_else(tmp_path, monkeypatch):
+    model, row = shrink(monkeypatch, "PMC-CLIP", layers=[1, 1, 1, 1], width=8, head_width=64, image_size=64)
+    torch.save(model.visual.state_dict(), tmp_path / row.hub[1][0])
+    torch.save(model.text.transformer.state_dict(), tmp_path / row.hub[1][1])
+    torch.save({"image": torch.randn(32, 32), "text": torch.randn(32, 32)}, tmp_path / row.hub[1][2])
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
+    with pytest.raises(UserError, match="holds 2 tensors"):
+        backbones.load("PMC-CLIP", weights=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [(["[PAD]", *(f"[unused{i}]" for i in range(20)), *WORDS[1:]], "start, end and padding"),
+     ([*WORDS, *(f"w{i}" for i in range(300))], "312 words"),
+     (["[UNK]", "[PAD]", *WORDS[2:]], "start, end and padding")],
+    ids=["other-bert", "too-many", "other-padding"],
+)  # fmt: skip
+def test_a_vocabulary_of_another_model_beside_the_checkpoint(tmp_path, monkeypatch, words, complaint):
+    """Ids of another vocabulary are words of nobody: uncased BERT's file has as many lines as BiomedBERT's."""
+    model, _ = shrink(monkeypatch, "UniMedCLIP", image_size=32, layers=1, width=64)
+    torch.save(model.state_dict(), tmp_path / "unimed.pt")
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    with pytest.raises(UserError, match=complaint) as error:
+        backbones.load("UniMedCLIP", weights=str(tmp_path / "unimed.pt"))
+    assert str(tmp_path) in one_line(error)
 
 
 def test_unimed_clips_names_and_a_vocabulary_beside_the_file(tmp_path, monkeypatch):
@@ -306,6 +333,39 @@ def test_weights_of_another_architecture_name_what_differs(model, tmp_path):
         backbones.load("ViT-B/16", weights=str(tmp_path / "small.pt"))
     text = one_line(error)
     assert "missing" in text and "of another shape" in text and len(text) < 900, "a few examples, not all of them"
+
+
+@pytest.mark.parametrize("how", ["pair", "weights", "config"])
+def test_openais_own_weights_are_not_read_into_another_activation(model, tmp_path, how):
+    """ViT-B-16 is open_clip's name of the GELU model; OpenAI's files, which carry their sizes, want quick GELU."""
+    path = tmp_path / "openai.pt"
+    gelu = {**OPENAI, "quick_gelu": False}
+    torch.save(openai_layout(model), path)
+    if how == "config":
+        path.with_suffix(".json").write_text(json.dumps({"model_cfg": gelu}))
+    name, weights = {"pair": (f"ViT-B-16::{path}", None), "weights": ("ViT-B-16", str(path)),
+                     "config": (str(path), None)}[how]  # fmt: skip
+    with pytest.raises(UserError, match="quick GELU") as error:
+        backbones.load(name, weights)
+    assert str(path) in one_line(error)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(model, tmp_path, value):
+    state = openai_layout(model)
+    state["visual.proj"][3, 2] = value
+    torch.save(state, tmp_path / "burst.pt")
+    with pytest.raises(UserError, match=r"1 not finite \(visual\.proj\)") as error:
+        backbones.load(str(tmp_path / "burst.pt"))
+    assert "burst.pt" in one_line(error)
+
+
+def test_a_folder_is_no_checkpoint_but_pmc_clips(tmp_path):
+    with pytest.raises(UserError, match="is a folder") as error:
+        backbones.load("ViT-B/16", weights=str(tmp_path))
+    assert "PMC-CLIP" not in one_line(error)
+    with pytest.raises(MissingFile, match="image_encoder"):
+        backbones.load("PMC-CLIP", weights=str(tmp_path))
 
 
 def test_weights_that_do_not_say_their_activation(model, tmp_path):

@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.rank import LowRank
+from backbones import layer_pass
+from backbones.rank import Basis, LowRank, RankMap
+from benchmarks.plain.text import Slot, plain_text
 from dassl.utils.errors import UserError
-from tests.oracle.plain_text import Slot, plain_text
-from tests.oracle.small_models import original, small, tokenizer
+from tests.backbones.small_models import original, small, tokenizer
 
 FAMILIES = ("openai", "bert", "siglip")
 LAYERS, B, M = 4, 3, 3
@@ -77,7 +78,7 @@ def test_low_rank_rows(family, depth):
     lengths = [4, 2, 4, 3]
     ctx, u = tokens("shared", depth), tokens("both", depth, 4, seed=2, width=5)
     bases = [torch.randn(32, 5, generator=torch.Generator().manual_seed(9 + i)).requires_grad_() for i in range(depth)]
-    fast = text.encode(text.frame(NAMES, [M, lengths]).fill(ctx, [LowRank(a, b) for a, b in zip(u, bases)]))
+    fast = text.encode(text.frame(NAMES, [M, lengths]).fill(ctx, [LowRank(a, Basis(b)) for a, b in zip(u, bases)]))
     rows = [a @ b.T for a, b in zip(u, bases)]
     start = int(text.starts)
     plain = plain_text(model, ids, [Slot(ctx, start), Slot(rows, start, lengths)])
@@ -127,6 +128,16 @@ def test_the_result_does_not_depend_on_the_chunk(family, chunk):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_piece_of_the_grid_may_have_no_row_in_a_slot(family):
+    """A class without rows of its own (as many LLM rows as are intervened on), alone in its piece."""
+    _, _, text = sentences(family)
+    levels = tokens("both", 2, 4)
+    prompts = text.frame(NAMES, [[4, 0, 4, 3]]).fill(levels)
+    whole, pieces = text.encode(prompts, chunk=10**6), text.encode(prompts, chunk=1)
+    torch.testing.assert_close(whole, pieces, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_rows_beyond_a_class_s_length_change_nothing(family):
     _, _, text = sentences(family)
     frame, levels = text.frame(NAMES, [[4, 2, 4, 3]]), [t.detach() for t in tokens("both", 2, 4)]
@@ -170,3 +181,72 @@ def test_words_of_a_phrase_stand_where_the_sentence_has_them(family):
         written = text.encode_strings([f"a photo of a {n}" for n in NAMES])
     assert len(words) == 4
     assert (unit(said) - unit(written)).abs().max() < 1e-5
+
+
+# ---- what must not pass silently
+
+
+def test_what_depends_on_a_basis_alone_is_computed_once_for_all_that_share_it(monkeypatch):
+    """Two slots in one Basis: one map a block and level; equal numbers in another Basis are another map."""
+    _, _, text = sentences("openai")
+    made = []
+    monkeypatch.setattr(layer_pass, "RankMap", lambda *args: made.append(1) or RankMap(*args))
+    coordinates = tokens("both", 3, 2, width=5)
+    matrices = [torch.randn(32, 5) for _ in range(3)]
+
+    def encode(bases, others):
+        slots = [[LowRank(u, b) for u, b in zip(coordinates, kind)] for kind in (bases, others)]
+        with torch.no_grad():
+            return text.encode(text.frame(NAMES, [2, 2]).fill(*slots))
+
+    bases = [Basis(m) for m in matrices]
+    once = encode(bases, bases)
+    assert len(made) == 1, "level 0 is written out, level 2 lives on: level 1 alone is only read"
+    assert torch.equal(encode(bases, [Basis(m) for m in matrices]), once) and len(made) == 3
+
+
+def test_an_empty_slot_takes_no_tokens():
+    _, _, text = sentences("openai")
+    frame, levels = text.frame(NAMES, [M, 0]), tokens("shared", 1)
+    nothing = [t[:, :, :0] for t in levels]
+    with torch.no_grad():
+        with_empty, without = text.encode(frame.fill(levels, nothing)), text.encode(text.frame(NAMES, [M]).fill(levels))
+    assert torch.equal(with_empty, without)
+    with pytest.raises(ValueError, match="3 tokens given, the frame has room for 0"):
+        frame.fill(levels, levels)
+
+
+def test_halves_of_ragged_slots_are_refused():
+    _, _, text = sentences("openai")
+    with pytest.raises(ValueError, match="equally long"):
+        text.frame(NAMES, [[4, 2, 4, 3]], place="middle", names=[n.rstrip(".") for n in NAMES])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_levels_that_no_layer_would_read(family):
+    _, _, text = sentences(family)
+    prompts = text.frame(NAMES, [M]).fill(tokens("shared", LAYERS + 1))
+    with pytest.raises(UserError, match="prompts for 5 layers, the text tower has 4"):
+        text.encode(prompts)
+
+
+def test_the_first_token_of_a_text_without_a_start_may_be_a_prompt_s():
+    """A tower that pools the first token of texts that begin with no start token."""
+    text = small("siglip").text
+    text.pooled = "first"
+    levels = tokens("class", 1)
+    with torch.no_grad():
+        for block in text.blocks:  # nothing mixes: the feature is the pooled token alone
+            for linear in (block.out, block.proj):
+                linear.weight.zero_(), linear.bias.zero_()
+        bare = text.encode(text.frame(NAMES, [M]).fill(levels))
+        wanted = text.project(text.final_norm(levels[0][0, :, 0] + text.position[0]))
+    assert torch.allclose(bare, wanted, atol=1e-6)
+
+
+def test_a_text_as_long_as_the_tokenizer_s_table_is_not_cut():
+    """Texts were cut at 512 tokens, so a tower with 512 places took a longer one for one that just fits."""
+    text = small("bert").text
+    text.context_length = 512
+    with pytest.raises(UserError, match="the text tower takes 512"):
+        text.frame([" ".join(["lung"] * 600)])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from benchmarks.plain.image import plain_image
 from dassl.utils.errors import UserError
-from tests.oracle.plain_image import plain_image
-from tests.oracle.small_models import images, original, small
+from tests.backbones.small_models import images, original, small
 
 VITS = ("openai", "bert", "siglip")
 LAYERS, N = 3, 4
@@ -105,6 +105,12 @@ def test_shared_prompts_are_projected_once_for_the_batch(monkeypatch):
     levels = prompts(2)
     tower.encode(images("openai"), levels[0], levels[1:])
     assert rows == [(3, 17, 48), (4, 48)]
+
+
+def test_more_prompts_than_patches_to_overwrite():
+    clip = small("openai")
+    with pytest.raises(UserError, match="17 visual prompts over 16 patches"):
+        clip.image.encode(images("openai"), torch.zeros(17, clip.vision_width), replace="patches")
 
 
 def test_a_resnet_says_that_it_has_no_tokens():

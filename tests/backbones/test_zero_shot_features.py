@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 import backbones
 from backbones.blocks import Block, convert
-from tests.oracle.plain_image import plain_image
-from tests.oracle.plain_text import Slot, plain_text
-from tests.oracle.small_models import FAMILIES, images, original, small, tokenizer
+from benchmarks.plain.image import plain_image
+from benchmarks.plain.text import Slot, plain_text
+from tests.backbones.small_models import FAMILIES, images, original, small, tokenizer
 
 TEXTS = ["a photo of a cat.", "x", "malignant tumour of the upper left lung, seen from the side", "polyps."]
 
@@ -37,7 +37,7 @@ def test_text_features_are_open_clips(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_the_plain_oracle_without_prompts_is_open_clip(family):
+def test_the_plain_form_without_prompts_is_open_clip(family):
     model = original(family)
     ids = tokenizer(family)(TEXTS, model.context_length)
     torch.testing.assert_close(plain_text(model, ids)[0], model.encode_text(ids), atol=1e-5, rtol=1e-5)

@@ -98,7 +98,8 @@ def test_facts_beside_the_split(root):
     assert (data.modality, data.source_note, data.lateral) == ("knee X-ray image", "trial", True)
     assert data.groups == {str(root / "knee" / "normal/test0.png"): "p1"}
     info = datasets.info("knee", root)
-    assert questions_for(info.classnames, phrases=info.phrases())["normal"] == ("In an image, describe the distinctive visual features of knee without "
+    asked = questions_for(info.classnames, phrases=info.phrases())
+    assert asked["normal"] == ("In an image, describe the distinctive visual features of knee without "
                                           "osteoarthritis in a knee X-ray image.")
     clinical = read(root, classnames="clinical")
     assert clinical.classnames[0] == "knee without osteoarthritis" and clinical.knowledge_names[0] == "normal"

@@ -302,7 +302,7 @@ def test_waits_for_the_last_run_in_other_hands(place, capsys):
     root, run = place
     (r,) = run()
     (r["folder"] / "results.json").rename(root / "kept")
-    lock = FileLock(r["folder"].parent / f".{r['folder'].name}.lock")
+    lock = FileLock(r["folder"].parent / f".{r['folder'].name}.lock", thread_local=False)
     lock.acquire()
     import threading
 

@@ -222,7 +222,8 @@ def test_looking_up_loads_and_fetches_no_llm(llm, monkeypatch):
 
     assert knowledge.available("phantom", "smollm2-135m", drawn)
     info = datasets.info("phantom")
-    path = knowledge.extract("phantom", drawn, "smollm2-135m", knowledge.questions_for(drawn, phrases=info.phrases()), compute="auto", device="cpu")
+    asked = knowledge.questions_for(drawn, phrases=info.phrases())
+    path = knowledge.extract("phantom", drawn, "smollm2-135m", asked, compute="auto", device="cpu")
     assert shelf.is_shipped(path)
 
 

@@ -3,7 +3,7 @@
 import torch
 from yacs.config import CfgNode
 
-from tests.oracle.small_models import original, small, tokenizer
+from tests.backbones.small_models import original, small, tokenizer
 from trainers.cilmp import CILMP, CILMPLearner
 
 

@@ -1,21 +1,21 @@
 """CILMP in rank space equals the plain D-wide form, and the official implementation's own numbers."""
 
-import json
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
-from backbones.checkpoints import architecture_of, copy_into
-from backbones.factory import build, wrap
+import backbones
+from backbones.factory import wrap
 from backbones.registry import OPENAI_MEAN, OPENAI_STD
 from backbones.tokens import clip_bpe
+from benchmarks.plain.cilmp import plain_cilmp
+from benchmarks.plain.image import plain_image
+from benchmarks.plain.text import Slot, plain_text
 from dassl.utils.errors import UserError
-from tests.oracle.plain_cilmp import plain_cilmp
-from tests.oracle.plain_image import plain_image
-from tests.oracle.plain_text import Slot, plain_text
-from tests.oracle.small_models import images
+from dassl.utils.paths import REPO
+from tests.backbones.small_models import images
+from tests.official import cilmp as numbers
 from tests.trainers import cilmp_cases as cases
 from trainers.cilmp import CILMP, control
 
@@ -137,37 +137,37 @@ def test_unconditional_gives_every_image_the_same_text():
 # ---- the official numbers
 
 
-@pytest.fixture(scope="module")
-def official(shared_data):
-    path = shared_data / "oracle" / "cilmp_tiny_eight_classes.npz"
-    if not path.is_file():
-        pytest.skip(f"the official numbers are not here ({path})")
-    with np.load(path, allow_pickle=False) as file:
-        numbers = {k: torch.from_numpy(np.array(file[k])) for k in file.files if k != "meta"}
-        return numbers | {"meta": json.loads(str(file["meta"]))}
+@pytest.fixture(scope="module", params=[*numbers.CASES, "shared"])
+def official(request):
+    folder = request.getfixturevalue("shared_data") / "oracle" if request.param == "shared" else None
+    return numbers.load(request.param, folder)
 
 
 @pytest.fixture(scope="module")
 def ours(official):
-    state = {k[5:]: v for k, v in official.items() if k.startswith("clip/")}
-    model = build(architecture_of({**state, "vocab_size": torch.tensor(0)}, "oracle"))
-    copy_into(model, state, "oracle")
-    facts = {"name": "oracle", "mean": OPENAI_MEAN, "std": OPENAI_STD, "interpolation": "bicubic"}
+    facts = {"name": "official", "mean": OPENAI_MEAN, "std": OPENAI_STD, "interpolation": "bicubic"}
     meta = official["meta"]
     llm = [official[f"llm/{k}"] for k in range(len(meta["classes"]))]
-    learner = cases.learner(wrap(model, clip_bpe(), facts), meta["classes"], llm, PROMPT_DEPTH_TEXT=meta["depth"],
-                            PROMPT_DEPTH_VISION=meta["depth"])  # fmt: skip
-    cases.load_official(learner, {k[8:]: v for k, v in official.items() if k.startswith("learned/")})
+    learner = cases.learner(
+        wrap(numbers.model(official), clip_bpe(), facts), meta["classes"], llm, PREFIX_LENGTH=meta["prefix"],
+        SUFFIX_LENGTH=meta["suffix"], LOW_RANK_DIMENSION=meta["rank"], N_CTX_TEXT=meta["n_ctx"],
+        N_CTX_VISION=meta["n_ctx_vision"], PROMPT_DEPTH_TEXT=meta["depth"], PROMPT_DEPTH_VISION=meta["depth"],
+    )  # fmt: skip
+    cases.load_official(learner, numbers.part(official, "learned/"))
     return learner.eval()
 
 
-def test_official_features_and_deep_tokens(official, ours):
+def test_official_features(official, ours):
     with torch.no_grad():
         v = F.normalize(ours.visual.encode(official["images"]), dim=-1)
-        prompts = ours.prompts(v)
-        text = ours.clip.text.encode(prompts)
+        text = ours.clip.text.encode(ours.prompts(v))
     assert (v - official["image_features"]).abs().max() < 1e-6
     torch.testing.assert_close(text, official["text_features"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("official", ["shared"], indirect=True)  # too many numbers for the repository
+def test_official_deep_tokens(official, ours):
+    prompts = ours.prompts(official["image_features"])
     for level in (1, 2):
         tokens = [s.levels[level] for s in prompts.segments if s.depth > 1][1:]  # without ctx
         slots = [t.dense().expand(3, 8, -1, -1) for t in tokens]
@@ -180,7 +180,9 @@ def test_official_logits_loss_and_gradients(official, ours):
     loss.backward()
     assert (logits - official["logits"]).abs().max() < 1e-4
     assert (loss - official["loss"]).abs() < 1e-4  # of 13.2, as the logits
-    for name, g in cases.official_gradients(ours).items():
+    gradients = cases.official_gradients(ours)
+    assert gradients.keys() == numbers.part(official, "grad/").keys()
+    for name, g in gradients.items():
         wanted = official[f"grad/{name}"]
         assert (g - wanted).norm() < 1e-4 * wanted.norm(), name
 
@@ -234,15 +236,10 @@ def test_image_free_terms_are_computed_once_in_evaluation(monkeypatch):
 
 
 def test_parameter_count_of_the_paper():
-    """Section 16.1 of the method's facts: 3,846,528 at ViT-B/16 size (d = d_t = 512, d_v = 768, D = 4096, r = 8)."""
-    J, M, D, r, d, dt, dv, Mv = 12, 4, 4096, 8, 512, 512, 768, 4
-    formula = J * (M * dt + 2 * (D * r + 2 * D * r + r + d * r + r + r * D + D) + r * D + dt * r) + J * Mv * dv
-    assert formula == 3846528
-    clip = cases.small("openai")
-    ours = cases.learner(clip, NAMES[:2], cases.rows([9, 9], 40), LOW_RANK_DIMENSION=3)
-    J, Jv, D, r, d, dt, dv = 4, clip.vision_layers, 40, 3, clip.embed_dim, clip.text_width, clip.vision_width
-    expected = J * (4 * dt + 2 * (3 * D * r + r + d * r + r + r * D + D) + r * D + dt * r) + Jv * 4 * dv
-    assert sum(p.numel() for p in ours.parameters()) == expected
+    """Section 16.1 of the method's facts: 3,846,528 learned numbers on ViT-B/16 with LLM rows of 4096."""
+    clip = backbones.load("ViT-B/16", weights="random")
+    ours = cases.learner(clip, NAMES[:2], cases.rows([9, 9], 4096))
+    assert sum(p.numel() for p in ours.parameters()) == 3846528
 
 
 def test_controls():
@@ -286,5 +283,14 @@ def test_checkpoint_serves_other_classes_and_refuses_other_settings():
         wider.load_checkpoint_state({"ctx": state["ctx"]})
 
 
-def test_registered_with_defaults_of_the_official_yaml():
-    assert CILMP.defaults["PREFIX_LENGTH"] == 4 and CILMP.defaults["LOW_RANK_DIMENSION"] == 8
+def test_our_configuration_says_what_the_official_one_says():
+    """configs/trainers/CILMP/vit_b16.yaml beside the numbers of the official file of that name (usr922/cilmp)."""
+    optim = {"NAME": "sgd", "LR": 0.0025, "MAX_EPOCH": 100, "LR_SCHEDULER": "cosine", "WARMUP_EPOCH": 1,
+             "WARMUP_TYPE": "constant", "WARMUP_CONS_LR": 1e-5}  # fmt: skip
+    method = {"N_CTX_VISION": 4, "N_CTX_TEXT": 4, "CTX_INIT": "a photo of a", "PROMPT_DEPTH_VISION": 12,
+              "PROMPT_DEPTH_TEXT": 12, "PREFIX_LENGTH": 4, "SUFFIX_LENGTH": 4, "LOW_RANK_DIMENSION": 8}  # fmt: skip
+    ours = yaml.safe_load((REPO / "configs" / "trainers" / "CILMP" / "vit_b16.yaml").read_text())
+    assert ours["OPTIM"] == optim and ours["INPUT"]["TRANSFORMS"] == ["random_resized_crop", "random_flip", "normalize"]
+    assert ours["DATALOADER"]["TRAIN_X"]["BATCH_SIZE"] == 64 and ours["DATALOADER"]["TEST"]["BATCH_SIZE"] == 100
+    assert {key: ours["TRAINER"]["CILMP"][key] for key in method} == method
+    assert {key: CILMP.defaults[key] for key in method} == method

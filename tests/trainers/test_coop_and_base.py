@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from yacs.config import CfgNode
 
+from benchmarks.plain.text import Slot, plain_text
 from dassl.utils.errors import ConfigError, UserError
-from tests.oracle.plain_text import Slot, plain_text
-from tests.oracle.small_models import images, original, small, tokenizer
+from tests.backbones.small_models import images, original, small, tokenizer
 from tests.trainers import cilmp_cases
 from trainers.averaging import GaussianAverage
 from trainers.base import init_context

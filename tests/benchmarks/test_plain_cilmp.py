@@ -1,43 +1,26 @@
 """The plain form of CILMP reproduces the official implementation's own numbers: the oracle is not our invention."""
 
-import json
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.checkpoints import architecture_of, copy_into
-from backbones.factory import build
 from backbones.tokens import clip_bpe
-from tests.oracle.plain_cilmp import plain_cilmp
-from tests.oracle.plain_image import plain_image
+from benchmarks.plain.cilmp import plain_cilmp
+from benchmarks.plain.image import plain_image
+from tests.official import cilmp as numbers
 
 
-@pytest.fixture(scope="module")
-def official(shared_data):
-    path = shared_data / "oracle" / "cilmp_tiny_eight_classes.npz"
-    if not path.is_file():
-        pytest.skip(f"the official numbers are not here ({path})")
-    with np.load(path, allow_pickle=False) as file:
-        return {k: torch.from_numpy(np.array(file[k])) for k in file.files if k != "meta"} | {
-            "meta": json.loads(str(file["meta"]))
-        }
-
-
-def part(official, prefix):
-    return {k.removeprefix(prefix): v for k, v in official.items() if k.startswith(prefix)}
+@pytest.fixture(scope="module", params=[*numbers.CASES, "shared"])
+def official(request):
+    folder = request.getfixturevalue("shared_data") / "oracle" if request.param == "shared" else None
+    return numbers.load(request.param, folder)
 
 
 @pytest.fixture(scope="module")
 def run(official):
     """Everything the plain form says about the official case, gradients included."""
-    state = part(official, "clip/")
-    config = architecture_of({**state, "vocab_size": torch.tensor(0)}, "oracle")
-    model = build(config)
-    copy_into(model, state, "oracle")
-    model.requires_grad_(False)
-    learned = {k: v.clone().requires_grad_() for k, v in part(official, "learned/").items()}
+    model = numbers.model(official)
+    learned = {k: v.clone().requires_grad_() for k, v in numbers.part(official, "learned/").items()}
     meta = official["meta"]
     llm = [official[f"llm/{k}"] for k in range(len(meta["classes"]))]
     ids = clip_bpe()([f"{name}." for name in meta["classes"]], 77)
@@ -56,22 +39,28 @@ def test_image_features(official, run):
     assert (run["unprompted"] - official["image_features"]).abs().max() > 1e-2, "visual prompts must matter"
 
 
+SHARED = pytest.mark.parametrize("official", ["shared"], indirect=True)  # too many numbers for the repository
+
+
+@SHARED
 def test_input_tokens(official, run):
     torch.testing.assert_close(run["prompts"], official["prompts"], atol=1e-4, rtol=1e-4)
 
 
+@SHARED
 @pytest.mark.parametrize("layer", [1, 2])
 def test_deep_tokens(official, run, layer):
     torch.testing.assert_close(run["deep_llm"][layer], official[f"deep_llm/{layer}"], atol=1e-4, rtol=1e-4)
 
 
-def test_logits_and_loss(official, run):
+def test_text_features_logits_and_loss(official, run):
+    torch.testing.assert_close(run["text_features"], official["text_features"], atol=1e-4, rtol=1e-4)
     assert (run["logits"] - official["logits"]).abs().max() < 1e-4
     assert (run["loss"] - official["loss"]).abs() < 1e-5
 
 
 def test_gradients_of_every_learned_tensor(official, run):
-    wanted = part(official, "grad/")
+    wanted = numbers.part(official, "grad/")
     assert run["grad"].keys() == wanted.keys()
     off = {k: ((run["grad"][k] - wanted[k]).norm() / wanted[k].norm()).item() for k in wanted}
     assert max(off.values()) < 1e-4, {k: v for k, v in off.items() if v >= 1e-4}
@@ -79,7 +68,7 @@ def test_gradients_of_every_learned_tensor(official, run):
 
 def test_image_path_is_alive(official, run):
     """Texts conditioned on each other's image move the logits as far as the official code says."""
-    texts = F.normalize(run["text_features"], dim=-1)[[1, 0, 2]]
-    scale = official["meta"]["logit_scale"]
+    texts = F.normalize(run["text_features"], dim=-1)[[1, 2, 0]]
+    scale = official["clip/logit_scale"].exp()
     exchanged = scale * torch.einsum("bd,bcd->bc", run["image_features"], texts)
-    assert (exchanged - run["logits"]).abs().max() > 0.5
+    assert (exchanged - run["logits"]).abs().max() > 0.25

@@ -9,8 +9,8 @@ Learned tensors go under the official names. With v the unit image feature, h a 
 import torch
 import torch.nn.functional as F
 
-from .plain_image import plain_image
-from .plain_text import Slot, plain_text
+from .image import plain_image
+from .text import Slot, plain_text
 
 
 def plain_cilmp(model, learned, llm, ids, images, prefix, suffix, start=1):
