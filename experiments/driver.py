@@ -23,8 +23,7 @@ def run_protocol(request, stem="table", output=None):
 
 def finish(protocol, specs, output, targets=(), stem="table", title="", notes=()):
     """The table (and picture) of all that is finished of these specs, whichever process and seed it was run with."""
-    first = next(s for s in specs if not s.source)
-    folder = output / protocol.name / slug(first.dataset)
+    folder = output / protocol.name / slug(specs[0].first.dataset)
     table = table_of(protocol, specs, folder, targets, title, notes)
     if not table["rows"]:
         raise UserError("nothing finished, so there is no table; the reasons stand above")

@@ -117,7 +117,8 @@ def build(protocol, records, title, missing=(), not_run=(), targets=(), notes=()
     parts = dict.fromkeys(p for row in rows for p in row["parts"])
     columns = [(m, c) for m in protocol.metrics for c in protocol.columns(parts)]
     first = ["method", *(["shots"] if protocol.shots_column else [])]
-    header = [*first, *(f"{c} {TITLES[m]}" for m, c in columns), *COSTS]
+    judged = next((r["split"] for r in records if r["split"] != "test"), "test")
+    header = [*first, *(f"{judged if c == 'test' else c} {TITLES[m]}" for m, c in columns), *COSTS]
     cells = [_cells(d, columns, protocol.shots_column) for d in data]
     words = _notes(protocol, records, rows, missing, not_run, targets)
     return {"title": title, "notes": [*words, *notes], "header": header, "rows": cells, "data": data,
