@@ -78,7 +78,7 @@ def test_groups_from_a_pattern_or_a_table_stay_together_and_travel(how, tmp_path
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.sampled_from(["a", "b b", "c-c", "ü"]), st.integers(1, 25), min_size=1), st.integers(0, 3))
+@given(st.dictionaries(st.sampled_from(["a", "b b", "c-c", "ü"]), st.integers(1, 25), min_size=2), st.integers(0, 3))
 def test_any_folder_tree_is_partitioned_and_the_seed_decides(tmp_path_factory, counts, seed):
     raw = tmp_path_factory.mktemp("tree")
     for name, n in counts.items():
@@ -89,7 +89,7 @@ def test_any_folder_tree_is_partitioned_and_the_seed_decides(tmp_path_factory, c
     try:
         lists, _ = prepared(raw, raw.parent / f"{raw.name}-out", options)
     except UserError as error:  # too few images for a test set
-        assert "'test' is empty" in str(error) and max(counts.values()) < 3
+        assert "'test' is empty" in str(error) and "split.json" not in str(error) and max(counts.values()) < 3
         return
     files = [file for rows in lists.values() for file, *_ in rows]
     assert len(files) == len(set(files)) == sum(counts.values())
@@ -106,6 +106,9 @@ def test_any_table_is_partitioned_by_its_groups(tmp_path_factory, rows):
     lines = [(f"{i}.png", label, f"patient {patient}") for i, (label, patient) in enumerate(rows)]
     for name, *_ in lines:
         (folder / name).touch()
+    if len({label for label, _ in rows}) == 1:
+        rows[0] = ("w", rows[0][1])
+        lines[0] = ("0.png", "w", lines[0][2])
     raw_trees.table(folder / "labels.csv", ["path", "label", "group"], lines)
     found = own.table(folder)
     assert [im.group for im in found.images] == [g for *_, g in lines]
@@ -137,7 +140,7 @@ def test_imagefolder_needs_no_split_file(tmp_path):
 
 
 def test_copies_shrunk_copies_and_links_replace_each_other(tmp_path):
-    raw = tree(tmp_path / "raw", {"a": 10})
+    raw = tree(tmp_path / "raw", {"a": 10, "b": 2})
     big = raw / "a" / "big.tif"
     Image.fromarray(np.arange(90 * 60, dtype=np.uint16).reshape(60, 90) * 12).save(big)
     out = tmp_path / "out"
@@ -198,14 +201,14 @@ def test_a_folder_that_is_none_says_what_is_expected(make_raw, words, tmp_path):
 
 
 def test_bad_patterns_and_tables(tmp_path):
-    tree(tmp_path / "raw", {"a": 2})
+    tree(tmp_path / "raw", {"a": 2, "b": 2})
     with pytest.raises(UserError, match="not a regular expression"):
         own.class_folders(tmp_path / "raw", group_regex="(")
     (tmp_path / "t.csv").write_text("file,label\na.png,x\n")
     with pytest.raises(UserError, match="no column 'path'; there are: file, label"):
         own.table(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_text("path,label,split\na.png,x,later\n")
-    with pytest.raises(UserError, match="split 'later'"):
+    with pytest.raises(UserError, match="line 2: split 'later'"):
         own.table(tmp_path / "t.csv")
 
 
@@ -238,11 +241,16 @@ def test_the_script_end_to_end(tmp_path):
     (["folder", "--raw", "raw"], "--name is missing"), (["BUSY"], "did you mean 'BUSI'"),
     (["BUSI"], "--raw is missing"), (["folder", "--raw", "raw", "--name", "busi"], "public set"),
     (["folder", "--raw", "raw", "--name", "../x"], "letters, digits"),
-    (["folder", "--raw", "raw", "--name", "x", "--ratios", "0", "10", "90"], "need a share above 0"),
+    (["folder", "--raw", "raw", "--name", "x", "--ratios", "0", "10", "90"], "train and test above 0"),
+    (["folder", "--raw", "raw", "--name", "x", "--ratios", "nan", "10", "90"], "--ratios nan 10.0 90.0: three shares"),
+    (["folder", "--raw", "raw", "--name", "x", "--ratios", "inf", "10", "90"], "three shares"),
+    (["folder", "--raw", "raw", "--name", "x", "--groups", "g.csv", "--group-regex", "x"], "one of them"),
+    (["folder", "--raw", "raw", "--name", "x", "--groups", "typo.csv"], "no such table: typo.csv"),
+    (["folder", "--raw", "raw", "--name", "x", "--group-regex", "patient"], "finds an id in none of the 8 file names"),
     (["folder", "--download"], "--download is for public sets")])
 def test_wrong_calls_of_the_script(args, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tree(tmp_path / "raw", {"a": 4})
+    tree(tmp_path / "raw", {"a": 4, "b": 4})
     with pytest.raises(UserError) as error:
         script().main([*args, "--root", "data"])
     assert words in str(error.value) and "\n" not in str(error.value)
