@@ -38,6 +38,7 @@ class Facts:
     sources: tuple = ()  # ids of the image collections in it; two sets that share one overlap
     pattern: str = ""  # regular expression on a file name; its brackets together are the group id
     flag: str = ""  # MedMNIST file
+    parts: tuple = ()  # of a MedMNIST file: its published numbers of train, val and test images
     download: str = ""  # where it is open: zenodo:<record>, kaggle:<owner/name>, url:<...>
     click: str = ""  # where it is not: what to do on the page
 

@@ -15,7 +15,7 @@ from datasets import npz
 from datasets.beside import read_facts
 from datasets.facts import question
 from datasets.prepare import own
-from datasets.split_file import Split, read_split, safe_path
+from datasets.split_file import parse_split, read_split, safe_path
 from datasets.tables import TABLE
 
 FOLDER_SETS = {"ImageFolder": "a folder of class folders (ROOT is the folder)",
@@ -146,7 +146,7 @@ def load_split(name, root="", size=224):
         path = npz.find(facts.flag, npz.folders(base, facts.flag), size)
         if path is None:
             raise MissingFile(f"{missing}; or put {facts.flag}_224.npz (or another size) into {base}") from None
-    return Split(path, classnames=facts.classnames, **npz.split_lists(path, facts.classnames)), (path.parent,)
+    return parse_split(npz.split_lists(path, facts.classnames), path), (path.parent,)
 
 
 def prepare_command(name, root):

@@ -1,11 +1,11 @@
 """A data set found on this machine: all of it but its pixels, found once."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dassl.utils.io import sha256_of
-from datasets import locate
+from datasets import locate, npz
 from datasets.beside import read_groups
 from datasets.split_file import Split, find_base
 from datasets.tables import TABLE
@@ -36,5 +36,7 @@ def by_name(name, root="", size=224):
     split, bases = locate.load_split(name, root, size)
     remedy = locate.prepare_command(name if name in TABLE else "folder", locate.data_root(root))
     base = find_base(split, bases, f"Make or mend it with: {remedy}")
-    return Located(split, base, locate.describe(name, split.classnames, split.path),
-                   read_groups(split.path, base, split.files(), TABLE.get(name)))
+    facts, info = TABLE.get(name), locate.describe(name, split.classnames, split.path)
+    if facts and (remark := npz.published(facts, split.parts())):
+        info = replace(info, source_note=f"{info.source_note} {remark}".strip())
+    return Located(split, base, info, read_groups(split.path, base, split.files(), facts))

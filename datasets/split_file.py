@@ -10,6 +10,7 @@ import posixpath
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from dassl.utils.arrays import file_of
 from dassl.utils.errors import MissingFile, UserError
 from dassl.utils.io import read_json, write_text
 
@@ -131,7 +132,7 @@ def find_base(split, bases, remedy=""):
 
 
 def _is_there(base, file, listings):
-    folder, _, name = file.split("::")[0].rpartition("/")  # of an image inside an array: the file of the array
+    folder, _, name = file_of(file).rpartition("/")
     folder = base / folder
     if folder not in listings:
         try:

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from dassl.data import build_data_loader
 from dassl.data.transforms import build_transform
 from dassl.utils.errors import UserError
-from dassl.utils.io import atomic_path, sha256_file, sha256_of
+from dassl.utils.images import image_hash
+from dassl.utils.io import atomic_path, sha256_of
 from dassl.utils.paths import cache_root
 
 FIXED = {"normalize", "instance_norm", "center_crop"}  # INPUT.TRANSFORMS that give an image one form
@@ -71,7 +72,7 @@ def cached_features(trainer, items, transform):
     if any(hasattr(item, "image") for item in items):  # pixels of its own, no file to hash
         return features_of(trainer, items, transform)
     facts = [trainer.clip.weights_hash, trainer.precision, str(transform), trainer.model.image_key]
-    key = sha256_of([*facts, [sha256_file(item.impath) for item in items]])
+    key = sha256_of([*facts, [image_hash(item.impath) for item in items]])
     path = Path(cache_root()) / "features" / f"{key}.safetensors"
     if path.is_file():
         return load_file(str(path))["features"]
@@ -98,4 +99,3 @@ def train_on_features(trainer):
                                     n_domain=train.N_DOMAIN, n_ins=train.N_INS)  # fmt: skip
     if dm.dataset.val and cfg.TEST.FINAL_MODEL == "best_val":
         trainer.val_loader = loader(dm.dataset.val, plain, test.SAMPLER, test.BATCH_SIZE, False)
-

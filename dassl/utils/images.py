@@ -1,16 +1,16 @@
 """Images as they come, to RGB: EXIF rotation, palettes, CMYK, 16 bit and float windowed, truncated files named."""
 
+import hashlib
 import os
 import stat
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from .arrays import is_array_image, read_array_image
 from .dicom import holds_image, is_dicom
 from .errors import MissingFile, UserError
-
-SOURCES = []  # (test of a path, reader of it): rooms above add images that are no files, e.g. inside an array
-
+from .io import sha256_file
 
 # What counts as an image by its content: Pillow also opens films, fonts and whatever may be a TGA.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -42,9 +42,8 @@ def read_image(path):
     Raises:
         MissingFile: no such file. UserError: not readable as an image; both name the path.
     """
-    for is_mine, read in SOURCES:
-        if is_mine(path):
-            return read(path)
+    if is_array_image(path):
+        return Image.fromarray(read_array_image(path)).convert("RGB")
     try:
         if is_dicom(path):
             return Image.fromarray(_dicom(path)).convert("RGB")
@@ -60,6 +59,14 @@ def read_image(path):
             f"unreadable image {path} ({type(error).__name__}: {error}); replace it, take it out of the split, or "
             f"set DATASET.ON_BAD_IMAGE skip"
         ) from None
+
+
+def image_hash(path):
+    """SHA-256 (hex) of what `read_image` reads: the bytes of the file, or of the image inside an array."""
+    if is_array_image(path):
+        image = read_array_image(path)
+        return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+    return sha256_file(path)
 
 
 def to_rgb(image):

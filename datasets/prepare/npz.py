@@ -18,25 +18,22 @@ def medmnist(raw, facts):
     if path is None or not path.is_file():
         raise MissingFile(f"{raw}: no {facts.flag}.npz, {facts.flag}_64.npz, {facts.flag}_128.npz or "
                           f"{facts.flag}_224.npz; they are at {facts.home}")
-    images = []
-    for part, rows in npz.split_lists(path, facts.classnames).items():
+    images, lists = [], npz.split_lists(path, facts.classnames)
+    for part, rows in lists.items():
         npz.array(str(path), f"{part}_images")  # before processes fork, so that they share it
         images += [Image(path.parent / file, name, part, target=f"{part}/{part}{i}_{label}.png")
                    for i, (file, label, name) in enumerate(rows)]
-    return Raw(images, facts.classnames, remarks=[f"from {path.name}{_published(path, facts.flag)}"])
+    return Raw(images, facts.classnames, remarks=[f"from {path.name}; {_published(path, facts, lists)}"])
 
 
-def _published(path, flag):
-    """', counts and MD5 as published' or what differs, from the medmnist package's table; '' without it."""
+def _published(path, facts, lists):
+    """How the file compares with what is published: numbers of images, and the MD5 of the medmnist package's table."""
+    if differ := npz.published(facts, lists):
+        return differ
     try:
         from medmnist import INFO
     except ImportError:
-        return ""
-    entry = INFO[flag]
-    size = path.stem.removeprefix(flag).lstrip("_")
-    wished = {part: entry["n_samples"][part] for part in npz.PARTS}
-    found = {part: len(npz.labels(path, part)) for part in npz.PARTS}
-    if found != wished:
-        return f"; counts {found}, published {wished}"
-    same = md5_of(path) == entry.get(f"MD5_{size}" if size else "MD5")
-    return ", counts as published, " + ("MD5 as published" if same else "MD5 differs from the published one")
+        return "counts as published"
+    size = path.stem.removeprefix(facts.flag).lstrip("_")
+    same = md5_of(path) == INFO[facts.flag].get(f"MD5_{size}" if size else "MD5")
+    return "counts as published, " + ("MD5 as published" if same else "MD5 differs from the published one")

@@ -18,7 +18,7 @@ def _medmnist(flag, modality, organ, classes, counts, group, sources, lateral=Fa
     """A row; `counts` are the official train, val and test."""
     return Facts(flag, "MedMNIST", modality, organ, classes, (Layout(flag, f"{flag}.json"),), (),
                  "MedMNIST's {:,} / {:,} / {:,}".format(*counts), group, ZENODO, "CC BY 4.0", lateral=lateral,
-                 flag=flag, sources=sources, download="zenodo:10519652")
+                 flag=flag, parts=counts, sources=sources, download="zenodo:10519652")
 
 
 MEDMNIST.add(

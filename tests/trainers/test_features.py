@@ -1,5 +1,6 @@
 """Features of frozen image tower: computed once, the same results, keyed by what they depend on."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -78,3 +79,18 @@ def test_another_resolution_or_weight_is_another_file(tmp_path):
         trainer.clip.image.stem.patches.conv.weight.mul_(3)
     trainer.clip._hash = None
     assert (cached_features(trainer, items, plain) - first).abs().max() > 1e-3
+
+
+def test_images_in_arrays_are_kept_by_their_pixels(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {f"{part}_images": rng.integers(0, 256, (12, 28, 28), np.uint8) for part in ("train", "val", "test")}
+    arrays |= {f"{part}_labels": np.arange(12)[:, None] % 2 for part in ("train", "val", "test")}
+    np.savez(tmp_path / "breastmnist.npz", **arrays)
+    options = {"DATASET.NAME": "breastmnist", "DATASET.ROOT": str(tmp_path)}
+    first, again, changed = [], [], []
+    run(config(tmp_path / "a", **options), first)
+    run(config(tmp_path / "b", **options), again)
+    arrays["train_images"][:] = 255 - arrays["train_images"]
+    np.savez(tmp_path / "breastmnist.npz", **arrays)
+    run(config(tmp_path / "c", **options), changed)
+    assert (sum(first), sum(again), sum(changed)) == (4, 0, 4)
