@@ -13,6 +13,7 @@ from pathlib import Path
 from dassl.utils.errors import MissingFile, UnknownName, UserError
 from datasets import duplicates, groups, locate
 from datasets.beside import are_ids, find_groups
+from datasets.prepare.files import need_utf8
 from datasets.prepare.run import MOST_COPIES, duplicate_clusters, too_many
 from datasets.scan import scan
 from datasets.split_file import PARTS, find_base, read_split
@@ -126,6 +127,8 @@ def _balance(report, split):
 
 def _files(report, split, bases):
     """The folder of the images; None if not one of them is here (then nothing is said against the split)."""
+    for file in split.files():
+        need_utf8(file)  # under a locale that can't spell it, every file would seem to be absent
     try:
         base = find_base(split, bases)
     except MissingFile as missing:

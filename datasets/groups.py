@@ -49,8 +49,8 @@ def from_pattern(pattern, files, option="--group-regex"):
     compiled, files = compile_pattern(pattern, option), list(files)
     found = {file: group for file in files if (group := group_id(compiled, file))}
     if files and not found:
-        raise UserError(f"{option} {pattern!r} finds an id in none of the {len(files)} file names, e.g. {files[0]!r}")
-    return Ids(found, f"regular expression {pattern!r} on the path")
+        raise UserError(f"{option} '{pattern}' finds an id in none of the {len(files)} file names, e.g. {files[0]!r}")
+    return Ids(found, f"regular expression '{pattern}' on the path")
 
 
 def from_table(path, files):

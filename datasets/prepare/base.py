@@ -58,8 +58,9 @@ class Raw:
             return "nothing - no id was given, images of one patient may be in several parts"
         if self.ids:
             return f"{self.key}; {groups.counted(found, len(self.images))}"
-        return f"{self.key}; {len(found)} of {len(self.images)} images, {len(set(found.values()))} groups; " \
-               "no patient ids: images of one patient may be in several parts"
+        many = len(set(found.values()))
+        return f"{self.key}; {len(found)} of {len(self.images)} images, {many} group{'s' * (many != 1)}; no patient " \
+               "ids: images of one patient may be in several parts"
 
     def doubts(self):
         """Warnings about ids that are not what one would expect."""

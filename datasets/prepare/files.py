@@ -74,7 +74,7 @@ def walk(folder, found=None):
     """
     found = Found() if found is None else found
     home = os.path.realpath(folder)
-    todo = [(str(folder), (home,))]
+    todo = [(str(folder), (home, home))]
     while todo:
         top, above = todo.pop()
         folders, files = [], []
@@ -113,8 +113,8 @@ def _is_folder(entry):
 
 
 def _real(path, above):
-    """The real folders on the way to `path`, itself last, one for each link that was followed; None for a link that
-    leads to one of them, above one of them, or into the first, the tree itself."""
+    """The real folders on the way to `path`: the tree itself, one for each link that was followed, the folder. None
+    for a link into the tree, or to or above a folder on the way."""
     if not os.path.islink(path):
         return (*above[:-1], os.path.join(above[-1], os.path.basename(path)))
     target = os.path.realpath(path)

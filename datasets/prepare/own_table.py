@@ -83,20 +83,23 @@ class _Rows:
         return [str(int(number)) for number in numbers]
 
     def _names_agree(self):
-        """One name a label, one label a name; no two names that differ in case or blanks only."""
-        by_name, by_label, by_plain = {}, {}, {}
-        faults = []
-        for (line, _), name, label in zip(self.table.rows, self.names, self.labels):
-            first = by_plain.setdefault(plain(name), (name, line))
-            if first[0] != name:
-                faults.append((line, f"class {name!r}, but {first[0]!r} in line {first[1]}"))
-            elif by_name.setdefault(name, label) != label:
-                faults.append((line, f"class {name!r} has the label {label}, before {by_name[name]}"))
-            elif by_label.setdefault(label, name) != name:
-                faults.append((line, f"label {label} is {name!r}, before {by_label[label]!r}"))
-        self._refuse(faults)
-        if len(by_name) < 2:
+        """One name a label, one label a name; no two names that differ in case or blanks only; two names or more."""
+        plain_names = list(map(plain, self.names))
+        for keys, values, words in ((plain_names, self.names, "classes that differ only in case, blanks, '_' or '-'"),
+                                    (self.names, self.labels, "classes with several labels"),
+                                    (self.labels, self.names, "labels with several class names")):
+            if several := self._several(keys, values):
+                raise UserError(f"{self.path}: {words}: {listed(several)}")
+        if len(set(self.names)) < 2:
             raise UserError(f"{self.path}: one class alone, {self.names[0]!r}; expected two or more")
+
+    def _several(self, keys, values):
+        """For each key with more than one value: the values, their rows and the line of the first."""
+        found = {}
+        for (line, _), key, value in zip(self.table.rows, keys, values):
+            found.setdefault(key, {}).setdefault(value, []).append(line)
+        return [" and ".join(f"{value!r} ({len(lines)} rows, first line {lines[0]})" for value, lines in of.items())
+                for of in found.values() if len(of) > 1]
 
     def images(self):
         """One Image a row; files that are not there and files that are there twice are errors."""
@@ -110,9 +113,11 @@ class _Rows:
             raise MissingFile(f"{self.path}: {len(missing)} of {len(sources)} files are not there: {listed(missing)}; "
                               "paths are relative to the folder of the table")
         first, twice = {}, []
-        for (line, cells), source in zip(self.table.rows, sources):
-            if first.setdefault(source, line) != line:
-                twice.append((line, f"{cells[self.file]} is in line {first[source]} already"))
+        for (line, cells), source, name in zip(self.table.rows, sources, self.names):
+            earlier, before = first.setdefault(source, (line, name))
+            if earlier != line:
+                twice.append((line, f"{cells[self.file]} is in line {earlier} already" + (
+                    f", as {before!r}; one label an image, multi-label sets are not supported" * (before != name))))
         self._refuse(twice)
         targets = _targets(sources, self.path.parent)
         return [Image(source, name, part_of(cells[self.split]) if self.split is not None else "", self._id(cells),

@@ -147,7 +147,7 @@ def test_the_page_is_a_picture_with_and_without_images(folder, tmp_path):
 
 
 @pytest.mark.parametrize("name, note", [
-    ("mine", "source-confounded, not a clinical result; " * 6), ("a $b$ c", "$\\alpha"), ("x" * 200, "")])
+    ("mine", "source-confounded, not a clinical result; " * 6), ("a $b", "$\\frac$"), ("x" * 200, "")])
 def test_nothing_on_the_page_is_cut_or_taken_for_a_formula(folder, tmp_path, name, note):
     from datasets.split_file import read_split
 

@@ -227,7 +227,8 @@ def test_the_script_end_to_end(tmp_path):
                            tmp_path / "my data", "--modality", "knee X-ray", "--note", "trial", "--group-regex",
                            r"(p\d+)_", "--workers", "1"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "grouped by: regular expression" in done.stdout and "written:" in done.stdout
+    assert "grouped by: regular expression '(p\\d+)_' on the path; 20 of 20 images have an id, 5 groups" in done.stdout
+    assert "written:" in done.stdout and "warning" not in done.stdout
     info = datasets.info("mine", tmp_path / "my data")
     assert info.modality == "knee X-ray" and info.source_note == "trial"
     assert info.questions()["a"].endswith("features of a in a knee X-ray.")
@@ -255,6 +256,27 @@ def test_wrong_calls_of_the_script(args, words, tmp_path, monkeypatch):
         script().main([*args, "--root", "data"])
     assert words in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "data").exists()
+
+
+def test_partial_ids_and_left_out_files_are_said(tmp_path, capsys):
+    raw = tree(tmp_path / "raw", {"a": 10, "b": 10})
+    (raw / "a" / "notes.txt").touch()
+    raw_trees.table(tmp_path / "g.csv", ["file", "group"], [(f"a/p{i // 2}_{i}.png", i // 2) for i in range(10)])
+    call = ["folder", "--raw", str(raw), "--name", "m", "--root", str(tmp_path / "data"), "--workers", "1"]
+    assert script().main([*call, "--groups", str(tmp_path / "g.csv")]) == 0
+    said = capsys.readouterr().out
+    assert "grouped by: g.csv, column group; 10 of 20 images have an id, 5 groups\n" in said
+    assert f"warning: 10 of 20 images have no id, first {raw}/b/p0_0.png; each is taken for a patient" in said
+    assert "note: left out 1 .txt: not images\n" in said
+    assert script().main(call) == 0 and "grouped by: nothing - no id was given" in capsys.readouterr().out
+
+
+def test_a_locale_without_letters_is_one_line(tmp_path):
+    tree(tmp_path / "raw", {"Größe": 4, "b": 4})
+    locale = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, SCRIPT, "folder", "--raw", tmp_path / "raw", "--name", "m", "--root",
+                           tmp_path / "data"], capture_output=True, text=True, timeout=120, env=locale)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "set PYTHONUTF8=1" in done.stderr
 
 
 def test_a_set_behind_a_form_says_what_to_click(capsys):
