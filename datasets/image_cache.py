@@ -4,7 +4,7 @@ Images are stored as 8-bit RGB with the shorter side at the input size (larger o
 own resize, smaller ones as they are). So evaluation is bit-equal with and without the cache; training crops are
 taken from the shrunk image, which is the price.
 
-    <cache>/images/<size>-<interpolation>/<root>/<shard>.bin    pixels, one image after the other
+    <cache>/images/<size>-<interpolation>-<version>/<root>/<shard>.bin    pixels, one image after the other
     .../<shard>.json                                            {file: [bytes, mtime_ns, sha256, offset, height, width]}
 
 An entry is valid while the file has that length and time of change, or else that SHA-256. A run adds one shard
@@ -22,10 +22,11 @@ import numpy as np
 
 from dassl.data.datasets import Datum
 from dassl.utils import read_image
+from dassl.utils.arrays import is_array_image
 from dassl.utils.errors import UserError
+from dassl.utils.images import VERSION
 from dassl.utils.io import atomic_path, sha256_file, write_json
 from dassl.utils.paths import cache_root, slug
-from datasets.npz import is_array_image
 
 
 class CachedDatum(Datum):
@@ -59,8 +60,8 @@ def cached(items, root, size, interpolation, workers=None, progress=True):
         size: shorter side in pixels.
         interpolation: bilinear, bicubic or nearest, as INPUT.INTERPOLATION.
     """
-    name = f"{slug(Path(root).name)}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
-    folder = cache_root() / "images" / f"{size}-{interpolation}" / name
+    name = f"{slug(Path(root).name)}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
+    folder = cache_root() / "images" / f"{size}-{interpolation}-{VERSION}" / name
     index = read_index(folder)
     todo = [item.impath for item in items if not (is_array_image(item.impath) or _valid(item.impath, index))]
     if todo:

@@ -7,6 +7,8 @@ Paths are POSIX and relative; labels count from 0; `val` may be absent. Nothing 
 
 import json
 import posixpath
+import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -72,11 +74,26 @@ def _entry(row, where):
         raise UserError(f"{where}: the label is {label!r}; labels are whole numbers from 0")
     if not isinstance(name, str) or not name.strip():
         raise UserError(f"{where}: the class name is {name!r}, not a text")
+    for what, text in (("path", path), ("class name", name)):
+        _check_encoding(what, text, where)
     return safe_path(path, where), label, name
+
+
+def _check_encoding(what, text, where):
+    """Refuse what can't be written as UTF-8 (a file name in another encoding) or can't be said by this Python."""
+    if text.isascii():
+        return
+    if sys.getfilesystemencoding() != "utf-8":
+        raise UserError(f"{where}: this Python can't name the {what} {text!a}, it knows {sys.getfilesystemencoding()} "
+                        "only; set PYTHONUTF8=1 or a UTF-8 locale (LC_ALL=C.UTF-8)")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError(f"{where}: the {what} {text!a} is not UTF-8; rename the file or folder")
 
 
 def safe_path(path, where):
     """The normalised relative POSIX path; an absolute one or one with '..' is refused."""
+    if "\0" in path:
+        raise UserError(f"{where}: {path!r} has a zero byte; no file is called so")
     if PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or path.startswith("\\"):
         raise UserError(f"{where}: absolute path {path!r}; paths are relative to the split's folder or to DATA")
     if ".." in PurePosixPath(path.replace("\\", "/")).parts:
@@ -101,11 +118,11 @@ def _classnames(lists, path):
         for file, label, name in rows:
             if names.setdefault(label, name) != name:
                 raise UserError(f"{path}: label {label} has two names, {names[label]!r} and {name!r} (at {file!r})")
-    gaps = sorted(set(range(max(names) + 1)) - set(names))
-    if gaps:
-        raise UserError(f"{path}: label gap, no entry has label {gaps[0]} though the highest is {max(names)}; "
+    gap = next((i for i, label in enumerate(sorted(names)) if i != label), None)  # nothing is sized by a label
+    if gap is not None:
+        raise UserError(f"{path}: label gap, no entry has label {gap} though the highest is {max(names)}; "
                         "labels run from 0 without gaps")
-    twice = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
+    twice = sorted(name for name, count in Counter(names.values()).items() if count > 1)
     if twice:
         raise UserError(f"{path}: class {twice[0]!r} has the labels {[k for k, v in names.items() if v == twice[0]]}")
     untrained = sorted(set(names) - {label for _, label, _ in lists["train"]})

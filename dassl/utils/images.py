@@ -5,15 +5,20 @@ import os
 import stat
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .arrays import is_array_image, read_array_image
-from .dicom import holds_image, is_dicom
+from .deep import deep_samples, sample_bits
+from .dicom import holds_image, is_dicom, read_dicom
 from .errors import MissingFile, UserError
-from .io import sha256_file
+from .grey import eight_bits, window
+from .io import sha256_file, sha256_of
 
+VERSION = 2  # of the pixels that read_image gives: what is kept of decoded images carries it
 # What counts as an image by its content: Pillow also opens films, fonts and whatever may be a TGA.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+GREY = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # modes of more than 8 bits
+MEND = "replace it, take it out of the split, or set DATASET.ON_BAD_IMAGE skip"
 
 
 def recognised(path):
@@ -34,10 +39,10 @@ def recognised(path):
 
 
 def read_image(path):
-    """An 8-bit RGB PIL image.
+    """An 8-bit RGB PIL image of a file, or of an image inside an array (`<file>.npz::<part>/<index>`).
 
-    Grey levels beyond 8 bits are mapped linearly from their 0.5th..99.5th percentile, never clipped to 255.
-    DICOM files (.dcm, or the DICM mark) are windowed as they ask.
+    Grey levels beyond 8 bits are mapped linearly from their 0.5th..99.5th percentile, never clipped to 255; colours
+    beyond 8 bits by the depth they fill. DICOM files, whatever their name, are shown as their header says.
 
     Raises:
         MissingFile: no such file. UserError: not readable as an image; both name the path.
@@ -45,63 +50,60 @@ def read_image(path):
     if is_array_image(path):
         return Image.fromarray(read_array_image(path)).convert("RGB")
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for ever
+            raise UserError(f"no regular file: {path}")
         if is_dicom(path):
-            return Image.fromarray(_dicom(path)).convert("RGB")
+            return Image.fromarray(read_dicom(path)).convert("RGB")
         with Image.open(path) as image:
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            return _read(image)
     except FileNotFoundError:
         raise MissingFile(f"no image at {path}") from None
     except UserError:
         raise
+    except UnidentifiedImageError:
+        raise UserError(f"unreadable image {path} (no format that Pillow reads, and not DICOM); {MEND}") from None
     except Exception as error:
-        raise UserError(
-            f"unreadable image {path} ({type(error).__name__}: {error}); replace it, take it out of the split, or "
-            f"set DATASET.ON_BAD_IMAGE skip"
-        ) from None
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"unreadable image {path} ({why}); {MEND}") from None
+
+
+def _read(image):
+    """8-bit RGB of an opened image, upright."""
+    if sample_bits(image) <= 8 or image.mode == "CMYK" or image.mode in GREY:
+        image.load()
+        return to_rgb(ImageOps.exif_transpose(image), image.format == "TIFF" and image.tag_v2.get(262) == 0)
+    samples = deep_samples(image)
+    orientation = image.getexif().get(0x0112, 1)  # asked last: Pillow turns a TIFF itself when it loads it
+    if samples.shape[-1] == 2:
+        grey = window(samples[..., 0], use=samples[..., 1] > 0, full=(0, 2**16 - 1))
+        samples = np.stack([grey, grey, grey, eight_bits(samples[..., 1])], axis=-1)
+    else:
+        samples = np.concatenate([eight_bits(samples[..., :3]), eight_bits(samples[..., 3:])], axis=-1)
+    rgb = to_rgb(Image.fromarray(samples))
+    rgb.getexif()[0x0112] = orientation
+    return ImageOps.exif_transpose(rgb)
 
 
 def image_hash(path):
-    """SHA-256 (hex) of what `read_image` reads: the bytes of the file, or of the image inside an array."""
+    """SHA-256 (hex) of what `read_image` reads: the bytes of the file, or of the image inside an array; and VERSION."""
     if is_array_image(path):
         image = read_array_image(path)
-        return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-    return sha256_file(path)
+        return sha256_of([VERSION, image.shape, hashlib.sha256(image.tobytes()).hexdigest()])
+    return sha256_of([VERSION, sha256_file(path)])
 
 
-def to_rgb(image):
-    """Any PIL image as 8-bit RGB; transparency is laid on black."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(window(np.asarray(image, dtype=np.float32))).convert("RGB")
+def to_rgb(image, white_is_zero=False):
+    """Any PIL image as 8-bit RGB; transparency is laid on black.
+
+    Args:
+        white_is_zero: grey levels beyond 8 bits count from white (TIFF's MINISWHITE; Pillow inverts 8 bits itself).
+    """
+    if image.mode in GREY:
+        values = np.asarray(image)
+        top = 1 if image.mode == "F" else 2**16 - 1 if values.max(initial=0) < 2**16 else 2**31 - 1
+        grey = window(values, full=(0, top))
+        return Image.fromarray(255 - grey if white_is_zero else grey).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def window(values, low=None, high=None):
-    """Grey values to uint8, linear between low and high (default: 0.5th and 99.5th percentile)."""
-    low = float(np.percentile(values, 0.5)) if low is None else low
-    high = float(np.percentile(values, 99.5)) if high is None else high
-    scaled = (values - low) / max(high - low, 1e-12)
-    return (scaled.clip(0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def _dicom(path):
-    """uint8 grey or RGB of a DICOM file: rescaled, windowed, MONOCHROME1 inverted."""
-    import pydicom
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
-
-    data = pydicom.dcmread(path)
-    pixels = data.pixel_array
-    if pixels.ndim == 3 and pixels.shape[-1] == 3:
-        return pixels.astype(np.uint8) if pixels.dtype == np.uint8 else window(pixels.astype(np.float32))
-    if pixels.ndim == 3:
-        raise UserError(f"{path} holds {pixels.shape[0]} frames; export one frame a file")
-    values = np.asarray(apply_modality_lut(pixels, data), dtype=np.float32)
-    if "WindowWidth" in data or "VOILUTSequence" in data:
-        values = np.asarray(apply_voi_lut(apply_modality_lut(pixels, data), data), dtype=np.float32)
-        grey = window(values, float(values.min()), float(values.max()))
-    else:
-        grey = window(values)
-    return 255 - grey if data.get("PhotometricInterpretation") == "MONOCHROME1" else grey

@@ -44,7 +44,9 @@ def read_json(path):
             return json.load(f)
     except FileNotFoundError:
         raise MissingFile(f"no such file: {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # of text that is no JSON, of nesting without end
         raise UserError(f"{path} is not valid JSON ({error})") from None
 
 

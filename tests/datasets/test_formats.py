@@ -1,8 +1,11 @@
 """Images as they come: each format becomes the right RGB pixels, or is named in one line."""
 
+import os
+
 import numpy as np
 import pytest
 from dataset_cfg import cfg_for
+from dicom_files import write as dicom
 from PIL import Image
 
 import datasets
@@ -66,31 +69,22 @@ def test_what_is_no_image_is_named_in_one_line(name, content, tmp_path):
     assert name in look(tmp_path / name).error
 
 
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "a.png")  # opening it would wait for a writer
+    (tmp_path / "b.png").mkdir()
+    for name in ("a.png", "b.png"):
+        with pytest.raises(UserError, match=f"no regular file: .*{name}"):
+            read_image(str(tmp_path / name))
+    (tmp_path / "c.png").symlink_to(tmp_path / "c.png")
+    with pytest.raises(UserError, match=r"c\.png"):
+        read_image(str(tmp_path / "c.png"))
+
+
 def test_a_truncated_file_is_named(tmp_path):
     Image.fromarray(RAMP).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-200])
     with pytest.raises(UserError, match=r"a\.png"):
         read_image(str(tmp_path / "a.png"))
-
-
-def dicom(path, pixels, **tags):
-    """A DICOM file with 16-bit grey pixels."""
-    import pydicom
-    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
-
-    data = pydicom.Dataset()
-    data.file_meta = pydicom.dataset.FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = SecondaryCaptureImageStorage
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
-    data.Rows, data.Columns = pixels.shape
-    data.SamplesPerPixel, data.BitsAllocated, data.BitsStored, data.HighBit = 1, 16, 16, 15
-    data.PixelRepresentation, data.PhotometricInterpretation = 0, "MONOCHROME2"
-    for key, value in tags.items():
-        setattr(data, key, value)
-    data.PixelData = pixels.astype(np.uint16).tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data.save_as(path, enforce_file_format=True)
 
 
 def test_dicom_is_windowed_by_its_header_and_inverted_where_it_says_so(tmp_path):

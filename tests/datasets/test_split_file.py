@@ -1,10 +1,17 @@
 """Split files: what is wrong is said in one line that names the file; the published files parse whole."""
 
 import json
+import os
+import subprocess
+import sys
+import tracemalloc
 
 import pytest
+import raw_trees
 
 from dassl.utils.errors import MissingFile, UserError
+from dassl.utils.paths import REPO
+from datasets.readers import ImageFolder
 from datasets.split_file import find_base, parse_split, read_split, write_split
 
 GOOD = {"train": [["a/1.png", 0, "cyst"], ["b/2.png", 1, "stone"]], "val": [["a/3.png", 0, "cyst"]],
@@ -39,6 +46,11 @@ def test_a_good_split_gives_lists_and_names_in_label_order():
     (changed("train", ["a/9.png", "0", "cyst"]), "the label is '0'"),
     (changed("train", ["a/9.png", True, "cyst"]), "the label is True"),
     (changed("train", ["a/9.png", -1, "cyst"]), "the label is -1"),
+    (changed("train", ["a/9.png", 10**9, "tumor"]), "label gap, no entry has label 2 though the highest is 1000000000"),
+    (changed("train", ["a/9.png", 10**40, "tumor"]), "label gap"),
+    (changed("train", ["caf\udce9/9.png", 0, "cyst"]), r"the path 'caf\udce9/9.png' is not UTF-8"),
+    (changed("train", ["a/9.png", 0, "caf\udce9"]), r"the class name 'caf\udce9' is not UTF-8"),
+    (changed("train", ["a/9\0.png", 0, "cyst"]), "zero byte"),
     (changed("train", ["a/9.png", 0]), "expected [relative path, label, class name]"),
     (changed("train", ["a/9.png", 0, None]), "class name is None"),
 ])
@@ -60,6 +72,58 @@ def test_broken_json_and_missing_file(tmp_path):
         read_split(tmp_path / "split.json")
     with pytest.raises(MissingFile, match="no such file"):
         read_split(tmp_path / "no.json")
+
+
+def test_a_huge_label_takes_no_memory():
+    tracemalloc.start()
+    with pytest.raises(UserError, match="label gap"):
+        parse_split(changed("train", ["a/9.png", 10**7, "tumor"]))
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("text", [
+    "[" * 100000 + "]" * 100000, '{"train": [["a", 1' + "0" * 5000 + ', "b"]]}', "\ufeff"],
+    ids=["deep", "long", "mark"])
+def test_text_that_no_json_reader_takes(text, tmp_path):
+    (tmp_path / "split.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="is not valid JSON") as error:
+        read_split(tmp_path / "split.json")
+    assert "\n" not in str(error.value) and "split.json" in str(error.value)
+    with pytest.raises(UserError, match="can't be read"):
+        read_split(tmp_path)
+
+
+SAYS = """
+import sys
+from dassl.utils.errors import run_main
+from dassl.utils import read_image
+from datasets.readers import ImageFolder
+print(sys.getfilesystemencoding())
+run_main(lambda: print(len(ImageFolder.locate("", sys.argv[1]).split.train), "ok"))
+"""
+
+
+@pytest.mark.parametrize("mode", ["ascii", "utf-8"])
+def test_names_of_other_alphabets_under_the_c_locale(mode, tmp_path):
+    """With UTF-8 mode off Python sees bytes as surrogates: one line, which says what to set; else it works."""
+    raw_trees.pictures(tmp_path / "raw", [f"{name}/{i}.png" for name in ("Ödem", "нет") for i in range(10)])
+    off = {"LC_ALL": "C", "PYTHONUTF8": "0" if mode == "ascii" else "1", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", SAYS, str(tmp_path / "raw")], env={**os.environ, **off},
+                          capture_output=True, text=True, cwd=REPO)
+    assert done.stdout.split()[0] == mode and "Traceback" not in done.stderr
+    if mode == "utf-8":
+        assert done.stdout.endswith("14 ok\n")
+    else:
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "PYTHONUTF8=1" in done.stderr
+
+
+def test_a_latin_1_byte_in_a_file_name_is_one_line(tmp_path):
+    for name in ("x", "y"):
+        raw_trees.pictures(tmp_path / "raw", [f"{name}/{i}.png" for i in range(5)])
+    os.rename(tmp_path / "raw/x/0.png", os.fsencode(tmp_path / "raw/x") + b"/caf\xe9.png")
+    with pytest.raises(UserError, match=r"is not UTF-8; rename"):
+        ImageFolder.locate("", tmp_path / "raw")
 
 
 def test_files_are_looked_for_under_each_base_and_links_are_followed(tmp_path):
