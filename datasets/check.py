@@ -14,7 +14,7 @@ from dassl.utils.errors import MissingFile, UnknownName, UserError
 from datasets import duplicates, groups, locate
 from datasets.beside import are_ids, find_groups
 from datasets.prepare.files import need_utf8
-from datasets.prepare.run import MOST_COPIES, duplicate_clusters, too_many
+from datasets.prepare.run import MOST_COPIES, clusters_of, too_many
 from datasets.scan import scan
 from datasets.split_file import PARTS, find_base, read_split
 from datasets.tables import TABLE
@@ -198,9 +198,10 @@ def _sizes(seen):
 def _duplicates(report, seen, part_of):
     """Copies across partitions and copies with two labels are findings, clusters too large to be copies as well;
     copies inside one partition are a note."""
-    many = [files for files in duplicate_clusters(seen) if len(files) > MOST_COPIES]
-    report.findings += [f"{too_many(files, report.base)}: look at them" for files in many]
-    near = [pair[:2] for pair in duplicates.near_pairs(seen)]
+    alike = duplicates.alike_pairs(seen)
+    near = [(a, b) for a, b, *_ in alike if seen[a].pixels != seen[b].pixels]
+    report.findings += [f"{too_many(files, report.base)}: look at them" for files in clusters_of(seen, alike)
+                        if len(files) > MOST_COPIES]
     for kind, found, unit in (("exact", duplicates.exact_groups(seen), "sets of equal images"),
                               ("near", near, "pairs of alike images")):
         across = [files for files in found if len({part_of[f][0] for f in files}) > 1]

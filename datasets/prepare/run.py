@@ -137,17 +137,17 @@ def _join(raw, raw_folder, seen):
     """Clusters of near duplicates as groups. A cluster of more than MOST_COPIES is no copy but a template (an empty
     frame, a test picture) or a chain of strangers: it is left alone, and the user is told."""
     few, many = [], []
-    for files in duplicate_clusters(seen):
+    for files in clusters_of(seen, duplicates.alike_pairs(seen)):
         (few if len(files) <= MOST_COPIES else many).append(files)
     raw.regroup({Path(f): _below(files[0], raw_folder) for files in few for f in files},
                 "near duplicates, told by their looks", ids=False)
     raw.warnings += [f"{too_many(files)}: not kept together, look at them" for files in many]
 
 
-def duplicate_clusters(seen):
-    """Lists of files that are equal or look alike, by any chain of pairs, the longest first."""
+def clusters_of(seen, pairs):
+    """Lists of files that any chain of pairs joins, the longest first."""
     clusters = {}
-    for file, name in duplicates.clusters(seen, duplicates.alike_pairs(seen)).items():
+    for file, name in duplicates.clusters(seen, pairs).items():
         clusters.setdefault(name, []).append(file)
     return sorted((sorted(files) for files in clusters.values() if len(files) > 1), key=lambda fs: (-len(fs), fs))
 
