@@ -3,15 +3,17 @@
     dataset.json   {"modality": "chest X-ray image", "wording": {"normal": "normal lungs"}, "note": "...",
                     "lateral": true, "sources": ["nih-cxr"]}; every key may be absent
     groups.csv     file,group - a header line, then one line a file; equal group = same patient, lesion, slide
+                   (`groups.from_table` says what else is understood)
 
 A split `x.json` that is not called split.json has its own `x.dataset.json`: two splits may share a folder.
 """
 
-import csv
+from functools import cache
 from pathlib import Path
 
 from dassl.utils.errors import UserError
 from dassl.utils.io import read_json
+from datasets import groups
 
 CONFOUNDED = "source-confounded, not a clinical result"
 NOTES = {name: CONFOUNDED for name in ("covid_xray", "mixed_six", "blood_cells")}  # known trial sets, by folder name
@@ -48,28 +50,42 @@ def read_facts(split_path):
 
 
 def read_groups(split_path, base, files, facts=None):
-    """{relative file: group id} for the `files` that a groups.csv speaks of; without one, the ids that the file
-    names of a public set (`facts`) carry.
+    """{relative file: group id} of the `files`, as `find_groups`; where some have none, a line says so once."""
+    ids = find_groups(split_path, base, files, facts)
+    if ids.of and len(ids.of) < len(files) and are_ids(split_path):
+        _say(f"note: {split_path}: {groups.counted(ids.of, len(files))}; each of the other images counts as a patient "
+             f"of its own")
+    return ids.of
+
+
+@cache
+def _say(line):
+    print(line)  # a set is found several times in a run
+
+
+def find_groups(split_path, base, files, facts=None):
+    """The groups.Ids of the `files` by a groups.csv; without one, by the ids that the file names of a public set
+    (`facts`) carry. A groups.csv that fits no file is a UserError.
 
     Looked for beside the split, then in each top folder of the files under `base`, so that a split over
     several data sets (mixed_six) uses theirs; ids then carry that folder's name and can't collide.
     """
-    files, groups = set(files), {}
+    found, beside = groups.Ids(), Path(split_path).parent / "groups.csv"
     for top in sorted({f.split("/", 1)[0] for f in files if "/" in f}):
-        if (table := Path(base) / top / "groups.csv").is_file():
-            groups |= {f"{top}/{file}": f"{top}/{group}" for file, group in read_rows(table)}
-    if (table := Path(split_path).parent / "groups.csv").is_file():
-        groups |= dict(read_rows(table))
-    if not groups and facts:
-        return {file: group for file in files if (group := facts.group_of(file))}
-    return {file: group for file, group in groups.items() if file in files}
+        if (table := Path(base) / top / "groups.csv").is_file() and table != beside:
+            ids = groups.from_table(table, [f.removeprefix(f"{top}/") for f in files if f.startswith(f"{top}/")])
+            found.of |= {f"{top}/{file}": f"{top}/{group}" for file, group in ids.of.items()}
+            found.key, found.remarks = f"{top}/{ids.key}", found.remarks + ids.remarks
+    if beside.is_file():
+        ids = groups.from_table(beside, files)
+        found = groups.Ids(found.of | ids.of, ids.key, found.remarks + ids.remarks)
+    if not found.of and facts and facts.pattern:
+        found = groups.Ids({file: group for file in files if (group := facts.group_of(file))}, facts.group)
+    return found
 
 
-def read_rows(path):
-    """(file, group) pairs of a groups.csv; the first line is a header, further columns are ignored."""
-    with open(path, encoding="utf-8-sig", newline="") as f:
-        rows = list(csv.reader(f))[1:]
-    for number, row in enumerate(rows, start=2):
-        if row and (len(row) < 2 or not row[0].strip()):
-            raise UserError(f"{path}: line {number} is {','.join(row)!r}; expected file,group")
-    return [(row[0].strip(), row[1].strip()) for row in rows if row and row[1].strip()]
+def are_ids(split_path):
+    """Whether the groups of a split are ids of patients, lesions ...: not where its preparation tied look-alikes."""
+    path = facts_path(split_path)
+    made = read_json(path).get("preparation", {}) if path.is_file() else {}
+    return made.get("group_ids", not made.get("group_key", "").startswith("near duplicates"))  # before there was a flag

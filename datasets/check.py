@@ -2,7 +2,7 @@
 
 A finding is something a reviewer would object to: files that are not there or don't decode, a class without test
 images, a patient or a picture in two partitions. A note is worth knowing: imbalance, image sizes, copies inside
-one partition.
+one partition. Clean is what has no finding and was looked at in every respect, patients included.
 """
 
 from collections import Counter
@@ -11,8 +11,10 @@ from itertools import combinations
 from pathlib import Path
 
 from dassl.utils.errors import MissingFile, UnknownName, UserError
-from datasets import duplicates, locate
-from datasets.beside import read_groups
+from datasets import duplicates, groups, locate
+from datasets.beside import are_ids, find_groups
+from datasets.prepare.files import need_utf8
+from datasets.prepare.run import MOST_COPIES, clusters_of, too_many
 from datasets.scan import scan
 from datasets.split_file import PARTS, find_base, read_split
 from datasets.tables import TABLE
@@ -20,27 +22,35 @@ from datasets.tables import TABLE
 
 @dataclass
 class Report:
-    """Lines of one kind each; `clean` if nothing is in `findings`."""
+    """Lines of one kind each; `unchecked` says why for each thing that was not looked at."""
 
     name: str
     findings: list = field(default_factory=list)
     notes: list = field(default_factory=list)
     passed: list = field(default_factory=list)
-    unchecked: list = field(default_factory=list)
+    unchecked: dict = field(default_factory=dict)
     split: object = None
     base: Path | None = None
     seen: dict = field(default_factory=dict)
 
     @property
     def clean(self):
-        return not self.findings
+        return not self.findings and not self.unchecked
+
+    def verdict(self):
+        """One line: 'clean' only where nothing was left unchecked."""
+        count = len(self.findings)
+        found = f"{count} finding{'s' * (count != 1)}" if count else "nothing found"
+        return "clean" if self.clean else found + (f", but not checked: {', '.join(self.unchecked)}"
+                                                   if self.unchecked else "")
 
     def say(self, bad, good):
         """`bad` as a finding if it says something, else `good` as passed."""
         (self.findings if bad else self.passed).append(bad or good)
 
     def text(self):
-        kinds = (("ok", self.passed), ("note", self.notes), ("--", self.unchecked), ("FOUND", self.findings))
+        unchecked = [f"not checked: {what}; {why}" for what, why in self.unchecked.items()]
+        kinds = (("ok", self.passed), ("note", self.notes), ("--", unchecked), ("FOUND", self.findings))
         return "\n".join(f"{kind:<6} {line}" for kind, lines in kinds for line in lines)
 
 
@@ -65,12 +75,11 @@ def check(name, root="", pixels=True, pattern="", workers=None, progress=True):
     report.passed.append(f"text: {path} is a valid split, {len(split.classnames)} classes, no file in two partitions")
     _balance(report, split)
     report.base = _files(report, split, bases)
-    groups = _groups(split, report.base or path.parent, facts, pattern)
-    _leakage(report, split, groups, facts)
+    _leakage(report, split, _groups(report, split, report.base or path.parent, facts, pattern), pattern)
     if pixels and report.base is not None:
         _pixels(report, split, workers, progress)
-    elif pixels:
-        report.unchecked.append("not checked, no image is here: decoding, sizes, duplicates")
+    else:
+        report.unchecked["decoding, sizes, duplicates"] = "no image is here" if pixels else "no image was opened"
     _known(report, split, facts)
     return report
 
@@ -118,6 +127,8 @@ def _balance(report, split):
 
 def _files(report, split, bases):
     """The folder of the images; None if not one of them is here (then nothing is said against the split)."""
+    for file in split.files():
+        need_utf8(file)  # under a locale that can't spell it, every file would seem to be absent
     try:
         base = find_base(split, bases)
     except MissingFile as missing:
@@ -125,34 +136,41 @@ def _files(report, split, bases):
         if there:
             report.findings.append(str(missing))
             return Path(there[0])
-        report.unchecked.append(f"not checked, no image is here: {len(split.files())} files")
+        report.unchecked[f"{len(split.files())} files"] = "no image is here"
         return None
     report.passed.append(f"files: all {len(split.files())} are there, under {base}")
     return base
 
 
-def _groups(split, base, facts, pattern):
+def _groups(report, split, base, facts, pattern):
+    """The groups.Ids of the split; a groups.csv that fits no file is a finding."""
     if pattern:
-        from datasets.facts import compile_pattern, group_id
+        return groups.from_pattern(pattern, split.files())
+    try:
+        return find_groups(split.path, base, split.files(), facts)
+    except UserError as error:
+        report.findings.append(str(error))
+        return groups.Ids()
 
-        compiled = compile_pattern(pattern)
-        return {f: g for f in split.files() if (g := group_id(compiled, f))}
-    return read_groups(split.path, base, split.files(), facts)
 
-
-def _leakage(report, split, groups, facts):
-    """Groups (patients, lesions, slides) that are in two partitions."""
-    if not groups:
-        report.unchecked.append("not checked: groups; no groups.csv, and the file names carry no known id "
-                                "(--group-regex finds one)")
+def _leakage(report, split, ids, pattern):
+    """Groups (patients, lesions, slides) that are in two partitions, and images whose group nobody knows."""
+    if not ids.of:
+        report.unchecked["groups"] = "no groups.csv that fits, and the file names carry no known id (--group-regex " \
+                                     "finds one)"
         return
-    found = {part: {groups[f] for f, _, _ in rows if f in groups} for part, rows in split.parts().items()}
-    total = sum(len(rows) for rows in split.parts().values())
-    key = facts.group if facts and facts.pattern else "groups.csv"
-    report.notes.append(f"groups: {len(set(groups.values()))} ids on {len(groups)} of {total} files; key: {key}")
+    of, total = ids.of, len(split.files())
+    found = {part: {of[f] for f, _, _ in rows if f in of} for part, rows in split.parts().items()}
+    report.notes += [f"groups: {groups.counted(of, total)}; key: {ids.key}", *ids.remarks]
     leaks = [f"{len(found[b] & found[a])} of the {len(found[b])} groups of {b} are also in {a}"
              for a, b in combinations(PARTS, 2) if found[a] & found[b]]
     report.say("group leakage: " + "; ".join(leaks) if leaks else "", "groups: none is in two partitions")
+    if not pattern and not are_ids(split.path):
+        report.unchecked["patients"] = "groups.csv ties near duplicates, it holds no ids"
+    elif len(of) < total:
+        report.unchecked[f"groups of {total - len(of)} of {total} images"] = "they have no id"
+    if groups.alone(of):
+        report.notes.append("groups: every id is on one image; is it the patient's?")
 
 
 def _pixels(report, split, workers, progress):
@@ -178,8 +196,12 @@ def _sizes(seen):
 
 
 def _duplicates(report, seen, part_of):
-    """Copies across partitions and copies with two labels are findings; copies inside one partition a note."""
-    near = [pair[:2] for pair in duplicates.near_pairs(seen)]
+    """Copies across partitions and copies with two labels are findings, clusters too large to be copies as well;
+    copies inside one partition are a note."""
+    alike = duplicates.alike_pairs(seen)
+    near = [(a, b) for a, b, *_ in alike if seen[a].pixels != seen[b].pixels]
+    report.findings += [f"{too_many(files, report.base)}: look at them" for files in clusters_of(seen, alike)
+                        if len(files) > MOST_COPIES]
     for kind, found, unit in (("exact", duplicates.exact_groups(seen), "sets of equal images"),
                               ("near", near, "pairs of alike images")):
         across = [files for files in found if len({part_of[f][0] for f in files}) > 1]

@@ -1,12 +1,14 @@
 """One page that shows a data set: a few images of every class, and how many there are."""
 
 import random
+import textwrap
 from pathlib import Path
 
 from datasets.split_file import PARTS
 
 SHOWN = 6  # images a class
 MOST = 24  # classes on the page
+LETTERS = 11  # letters an inch of the heading
 
 
 def draw(split, base, path, title, note=""):
@@ -27,10 +29,14 @@ def draw(split, base, path, title, note=""):
         for axis in row[:columns]:
             axis.axis("off")
         _bars(row[-1], name, split, most)
-    figure.suptitle(title + (f"\n{note}" if note else ""), fontsize=11)
+    if (more := len(split.classnames) - len(names)) > 0:
+        note = f"{note} ({more} further classes are not shown)".strip()
+    width = round(figure.get_figwidth() * LETTERS)
+    lines = [line for text in (title, note) for line in textwrap.wrap(text, width)]
+    figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
     figure.tight_layout()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.1)  # tight: what is written is never cut
     plt.close(figure)
 
 
@@ -59,7 +65,7 @@ def _bars(axis, name, split, most):
     for y, count in enumerate(counts[::-1]):
         axis.text(count, y, f" {count}", va="center", fontsize=7)
     axis.set_xlim(0, 1.2 * most)
-    axis.set_title(name if len(name) < 48 else name[:45] + "...", fontsize=8, loc="left")
+    axis.set_title("\n".join(textwrap.wrap(name, 48)), fontsize=8, loc="left", parse_math=False)
     axis.tick_params(labelsize=7, length=0)
     axis.set_xticks([])
     for side in ("top", "right", "bottom"):

@@ -2,7 +2,7 @@
 """Raw images in, a split out: DATA/<name>/ with split.json, groups.csv, dataset.json and the images (links).
 
     python scripts/prepare_dataset.py folder --raw ~/my_images --name mydata   # <class>/<image>, or train|val|test/...
-    python scripts/prepare_dataset.py csv --raw labels.csv --name mydata       # path,label[,split][,group]
+    python scripts/prepare_dataset.py csv --raw labels.csv --name mydata       # path,label[,split][,patient_id]
     python scripts/prepare_dataset.py BUSI --raw ~/Downloads/Dataset_BUSI_with_GT --root data
     python scripts/prepare_dataset.py BUSI --download                            # where to get it, or getting it
 
@@ -11,6 +11,7 @@ Official partitions are kept; otherwise images are split 70/10/20 by class, seed
 """
 
 import argparse
+import math
 import re
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dassl.utils.errors import UserError, run_main
 from datasets.locate import canonical, data_root, prepare_command
 from datasets.prepare import own
+from datasets.prepare.files import need_root
 from datasets.prepare.run import Options, counts, make, table
 from datasets.split_file import PARTS, safe_path
 from datasets.tables import TABLE
@@ -36,8 +38,9 @@ def arguments(argv=None):
     p.add_argument("--name", help="name of your own set (folder, csv, dicom)")
     p.add_argument("--seed", type=int, default=1, help="of the random partition")
     p.add_argument("--ratios", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="default 70 10 20")
-    p.add_argument("--group-regex", help="finds the patient id in a path; the first bracket counts")
-    p.add_argument("--groups", help="table file,group (default: groups.csv in the raw folder)")
+    p.add_argument("--group-regex", help="finds the patient id in a path: its brackets, or all it matches")
+    p.add_argument("--groups", help="table file,group (default: groups.csv in the raw folder); file names that fit one "
+                   "image are enough")
     p.add_argument("--copy", action="store_true", help="copy images instead of linking them")
     p.add_argument("--resize", type=int, default=0, metavar="N", help="shrink copies to N pixels (shorter side)")
     p.add_argument("--modality", help='phrase for the LLM question, e.g. "chest X-ray image"')
@@ -71,15 +74,19 @@ def main(argv=None):
     if not args.raw:
         raise UserError(f"{name}: --raw is missing, the folder with the unpacked download: "
                         f"{prepare_command(name, data_root(args.root))}")
+    need_root(data_root(args.root))
+    how = options(args)
     raw, split_path, facts = describe(name, args)
-    lists = make(raw, raw_folder(args.raw), split_path, options(args), facts)
+    lists = make(raw, raw_folder(args.raw), split_path, how, facts)
     report(name, raw, lists, split_path, args)
     return 0
 
 
 def options(args):
-    if args.ratios and (min(args.ratios) < 0 or args.ratios[0] <= 0 or args.ratios[2] <= 0):
-        raise UserError(f"--ratios {args.ratios}: train and test need a share above 0")
+    if args.ratios and not (all(0 <= r < math.inf for r in args.ratios) and args.ratios[0] > 0 < args.ratios[2]):
+        raise UserError(f"--ratios {' '.join(map(str, args.ratios))}: three shares, those of train and test above 0")
+    if args.group_regex and args.groups:
+        raise UserError("--group-regex and --groups: one of them says which images belong together")
     ratios = tuple(r / sum(args.ratios) for r in args.ratios) if args.ratios else None
     if args.resize < 0:
         raise UserError(f"--resize {args.resize}: a number of pixels above 0")
@@ -103,14 +110,16 @@ def describe(name, args):
             raise UserError(f"--name {args.name!r}: letters, digits, blanks, '.', '_' and '-' only")
         if canonical(args.name) in TABLE:
             raise UserError(f"--name {args.name!r} is a public set's name; choose another")
-        raw = own.table(args.raw, args.group_regex) if name == "csv" else \
-            own.class_folders(args.raw, args.group_regex, args.groups)
+        read = own.table if name == "csv" else own.class_folders
+        raw = read(args.raw, args.group_regex, args.groups)
         raw.duplicates = args.group_duplicates
         return raw, data_root(args.root) / safe_path(args.name, "--name") / "split.json", facts
     from datasets.prepare.table import prepare
 
-    layout = TABLE[name].layouts[0]
-    return prepare(name, args.raw), data_root(args.root) / layout.folder / layout.split, facts
+    layout, raw = TABLE[name].layouts[0], prepare(name, args.raw)
+    if args.group_regex or args.groups:
+        raw.find_groups(raw_folder(args.raw), args.group_regex, args.groups)
+    return raw, data_root(args.root) / layout.folder / layout.split, facts
 
 
 def report(name, raw, lists, split_path, args):
@@ -119,10 +128,10 @@ def report(name, raw, lists, split_path, args):
     official = sorted({im.part for im in raw.images} - {""})
     print(f"partition: {'official ' + ', '.join(official) if official else 'stratified, seed ' + str(args.seed)}"
           + (", val held out of train" if official and "val" not in official and lists["val"] else ""))
-    print(f"grouped by: {raw.key or 'nothing - no id was given, images of one patient may be in several parts'}")
+    print(f"grouped by: {raw.grouping()}")
     for remark in raw.remarks:
         print(f"note: {remark}")
-    for line in differing(name, raw, lists):
+    for line in (*raw.warnings, *raw.doubts(), *differing(name, raw, lists)):
         print(f"warning: {line}")
     print(f"written: {split_path}")
     used = name if name in TABLE else split_path.parent.name
@@ -137,4 +146,5 @@ def differing(name, raw, lists):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # a class name need not be in the terminal's letters
     run_main(main)

@@ -1,14 +1,11 @@
 """What every preparation uses: the images of a raw folder, its tables, and the list a preparation returns."""
 
-import csv
-import os
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dassl.utils.errors import MissingFile, UserError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".dcm", ".dicom")
+from datasets import groups, text_table
+from datasets.prepare.files import walk
 
 
 @dataclass(frozen=True)
@@ -32,35 +29,55 @@ class Raw:
     ratios: tuple = (0.7, 0.1, 0.2)
     duplicates: bool = False  # near duplicates are to be kept together
     remarks: list = field(default_factory=list)
+    warnings: list = field(default_factory=list)
+    ids: bool = True  # groups are ids of patients, lesions ...; False: clusters of near duplicates
+    origin: Path | None = None  # the table or folder that a mistake is in
 
-    def with_groups(self, groups):
-        """The same with the group of each image replaced."""
-        return replace(self, images=[replace(im, group=g) for im, g in zip(self.images, groups)])
+    def regroup(self, group_of, key, ids=True):
+        """Give each image the group that {source: group} has for it; the others have none."""
+        self.images = [replace(im, group=group_of.get(im.source, "")) for im in self.images]
+        self.key, self.ids = key, ids
 
+    def find_groups(self, folder, regex=None, table=None):
+        """Groups by a regular expression on the path below the folder, or by a table (default: its groups.csv)."""
+        files = {im.source.relative_to(folder).as_posix() if im.source.is_relative_to(folder) else str(im.source):
+                 im.source for im in self.images}
+        ids = groups.find(folder, files, regex, table)
+        if ids.of:
+            self.regroup({files[file]: group for file, group in ids.of.items()}, ids.key)
+        self.remarks += ids.remarks
 
-def find_images(folder, drop=None):
-    """Sorted image files under a folder (links followed); hidden files, __MACOSX and names matching `drop` are not."""
-    found = []
-    for top, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
-        found += [Path(top, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")
-                  and not (drop and re.search(drop, f))]
-    return sorted(found)
+    def grouped(self):
+        """{source: group} of the images that have one."""
+        return {im.source: im.group for im in self.images if im.group}
 
+    def grouping(self):
+        """What was kept together, in words."""
+        found = self.grouped()
+        if not found:
+            return "nothing - no id was given, images of one patient may be in several parts"
+        if self.ids:
+            return f"{self.key}; {groups.counted(found, len(self.images))}"
+        many = len(set(found.values()))
+        return f"{self.key}; {len(found)} of {len(self.images)} images, {many} group{'s' * (many != 1)}; no patient " \
+               "ids: images of one patient may be in several parts"
 
-def need_folder(raw):
-    raw = Path(raw).expanduser().absolute()
-    if not raw.is_dir():
-        raise MissingFile(f"no such folder: {raw} (--raw is the folder with the unpacked download)")
-    return raw
+    def doubts(self):
+        """Warnings about ids that are not what one would expect."""
+        found = self.grouped()
+        without = [im.source for im in self.images if not im.group]
+        if found and self.ids and without:
+            yield f"{len(without)} of {len(self.images)} images have no id, first {without[0]}; each is taken for a " \
+                  "patient of its own"
+        if found and self.ids and groups.alone(found):
+            yield f"{self.key}: every id is on one image, so nothing is kept together; is it the patient's?"
 
 
 def find(raw, *names, kind="any", needed=True):
     """The outermost file or folder under `raw` with one of these names (any case); an absent one is an error."""
     wanted = {n.lower() for n in names}
-    for top, folders, files in os.walk(raw, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
-        here = (folders if kind != "file" else []) + (sorted(files) if kind != "folder" else [])
+    for top, folders, files in walk(raw):
+        here = (folders if kind != "file" else []) + (files if kind != "folder" else [])
         hit = next((n for n in here if n.lower() in wanted), None)
         if hit:
             return Path(top, hit)
@@ -72,14 +89,8 @@ def find(raw, *names, kind="any", needed=True):
 
 
 def read_table(path, delimiter=None):
-    """Rows of a csv as dicts; byte-order mark, blanks around headers and values go; , ; and tab are told apart."""
-    with open(path, encoding="utf-8-sig", newline="", errors="replace") as f:
-        text = f.read()
-    head = text.split("\n", 1)[0]
-    delimiter = delimiter or max(",;\t", key=head.count)
-    rows = csv.DictReader(text.splitlines(), delimiter=delimiter)
-    return [{(k or "").strip(): (v or "").strip() if not isinstance(v, list) else v for k, v in row.items()}
-            for row in rows]
+    """Rows of a published csv as dicts; encoding and delimiter are told by the file."""
+    return text_table.read(path, delimiter, strict=False).dicts()
 
 
 def column(row, name, path):

@@ -3,11 +3,12 @@
 The class of an image is that of the nearest folder above it that a row names; folders in `skip` are left out.
 """
 
-import re
 from dataclasses import dataclass, field
 
 from dassl.utils.errors import MissingFile, UserError
-from datasets.prepare.base import Image, Raw, find_images, need_folder
+from datasets.facts import plain
+from datasets.prepare.base import Image, Raw
+from datasets.prepare.files import find_images, need_folder
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,12 @@ class ByFolder:
 
     def prepare(self, raw, facts):
         raw, classnames = need_folder(raw), facts.classnames
-        classes = {_plain(k): v for k, v in self.classes.items()}
-        parts = {_plain(k): v for k, v in self.parts.items()}
-        skip = set(map(_plain, self.skip))
+        classes = {plain(k): v for k, v in self.classes.items()}
+        parts = {plain(k): v for k, v in self.parts.items()}
+        skip = set(map(plain, self.skip))
         images, seen = [], {}
         for file in find_images(raw, self.drop):
-            folders = [_plain(f) for f in (raw.name, *file.relative_to(raw).parts[:-1])]
+            folders = [plain(f) for f in (raw.name, *file.relative_to(raw).parts[:-1])]
             name = next((classes[f] for f in reversed(folders) if f in classes), None)
             if name is None or skip & set(folders):
                 continue
@@ -52,10 +53,6 @@ class ByFolder:
                               + (f" below {' and '.join(self.parts)}" if self.parts else ""))
         if extra := found - set(classnames):
             raise UserError(f"class {extra.pop()!r} is not in the table")
-
-
-def _plain(folder):
-    return re.sub(r"[\s_\-]+", " ", folder).strip().lower()
 
 
 ROWS = {

@@ -11,11 +11,10 @@ from datasets.prepare.base import (
     by_stem,
     column,
     find,
-    find_images,
     look_up,
-    need_folder,
     read_table,
 )
+from datasets.prepare.files import find_images, need_folder
 from datasets.tables import TABLE
 
 

@@ -17,12 +17,11 @@ def target_path(image, raw, folder, resize=0):
 
     A shrunk image keeps .jpg or becomes .png; an image out of an array lies where its preparation says.
     """
-    if image.target:
-        return (Path("images") / image.target).as_posix()
     source, folder = Path(image.source), Path(folder).absolute()
-    if not resize and source.is_relative_to(folder):
+    if not resize and not image.target and source.is_relative_to(folder):
         return source.relative_to(folder).as_posix()
-    relative = source.relative_to(raw) if source.is_relative_to(raw) else Path(source.name)
+    relative = Path(image.target) if image.target else \
+        source.relative_to(raw) if source.is_relative_to(raw) else Path(source.name)
     if resize and source.suffix.lower() not in LOSSY:
         relative = relative.with_name(relative.name + ".png" if relative.suffix.lower() != ".png" else relative.name)
     return (Path("images") / relative).as_posix()

@@ -3,7 +3,8 @@
 import re
 
 from dassl.utils.errors import MissingFile, UserError
-from datasets.prepare.base import Image, Raw, find, find_images, need_folder
+from datasets.prepare.base import Image, Raw, find
+from datasets.prepare.files import find_images, need_folder
 from datasets.tables import TABLE
 
 PARTS = {"train": "train", "val": "train", "test": "test"}  # 16 images of val make none: they join train

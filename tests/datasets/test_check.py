@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import raw_trees
 from PIL import Image
 
+from dassl.utils.errors import UserError
 from datasets.check import check
 from datasets.picture import draw
 
@@ -43,9 +45,36 @@ def findings(folder, **how):
 
 def test_a_clean_set_has_no_finding(folder):
     found = report(folder)
-    assert found.clean, found.text()
-    assert "files: all 30 are there" in found.text() and "images: all 30 decode" in found.text()
+    assert not found.findings and "files: all 30 are there" in found.text() and "all 30 decode" in found.text()
     assert "not checked: groups" in found.text()
+
+
+def test_clean_is_said_only_where_groups_were_checked_on_all_images(folder):
+    assert report(folder).verdict() == "nothing found, but not checked: groups" and not report(folder).clean
+    files = [f.relative_to(folder).as_posix() for f in sorted(folder.glob("*/*.png"))]
+    raw_trees.table(folder / "groups.csv", ["file", "group"], [(f, f) for f in files[2:]])
+    assert report(folder).verdict() == "nothing found, but not checked: groups of 2 of 30 images"
+    raw_trees.table(folder / "groups.csv", ["file", "group"], [(f, f) for f in files])
+    assert report(folder).verdict() == "clean"
+    assert "decoding" in report(folder, pixels=False).verdict(), "unopened images are not clean either"
+    (folder / "dataset.json").write_text(json.dumps({"preparation": {"group_ids": False}}))
+    assert report(folder).verdict() == "nothing found, but not checked: patients", "near duplicates are no ids"
+
+
+def test_a_groups_table_that_fits_nothing_is_a_finding_and_a_pattern_that_fits_nothing_a_bad_call(folder):
+    raw_trees.table(folder / "groups.csv", ["file", "group"], [("p1", "a/train0.png"), ("p2", "a/train1.png")])
+    assert "none of its 2 rows fits one of the 30 images" in findings(folder)
+    assert "the columns are swapped" in findings(folder) and "not checked: groups" in report(folder).text()
+    with pytest.raises(UserError, match="finds an id in none of the 30 file names"):
+        report(folder, pattern=r"patient(\d+)")
+
+
+def test_a_cluster_too_large_to_be_copies_is_a_finding_with_three_names(folder):
+    for i in range(2, 6):
+        for name in "abc":
+            raw_trees.picture(folder / name / f"train{i}.png", 4711)
+    assert "12 images look like one another, too many to be copies, e.g. a/train2.png, a/train3.png, " \
+           "a/train4.png: look at them" in findings(folder)
 
 
 def test_a_split_file_is_named_by_its_folder_or_its_own_name(folder):
@@ -65,7 +94,7 @@ def test_planted_copies_across_partitions_are_found_exact_and_near(folder):
 
 def test_copies_inside_a_partition_are_a_note_with_two_labels_a_finding(folder):
     shutil.copy(folder / "a/train0.png", folder / "a/train1.png")
-    assert "exact duplicates inside a partition: 1 sets" in report(folder).text() and report(folder).clean
+    assert "exact duplicates inside a partition: 1 sets" in report(folder).text() and not findings(folder)
     shutil.copy(folder / "a/train0.png", folder / "b/train1.png")
     assert "exact duplicates with two labels: 1 sets" in findings(folder)
 
@@ -73,7 +102,7 @@ def test_copies_inside_a_partition_are_a_note_with_two_labels_a_finding(folder):
 def test_a_planted_patient_in_two_partitions_is_found(folder):
     rows = [(f"a/{p}{i}.png", f"{p}{i}") for p, n in (("train", 6), ("val", 2), ("test", 2)) for i in range(n)]
     raw_trees.table(folder / "groups.csv", ["file", "group"], rows)
-    assert report(folder).clean
+    assert not findings(folder)
     raw_trees.table(folder / "groups.csv", ["file", "group"], [*rows[:-1], ("a/test1.png", "train0")])
     assert findings(folder) == "group leakage: 1 of the 2 groups of test are also in train"
     assert "group leakage" in findings(folder, pattern=r"(\d)\.png")
@@ -97,13 +126,13 @@ def test_the_published_retina_split_shares_patients_from_its_text_alone(shared_d
     found = check(shared_data / "biomedcoop_splits" / "split_RETINA.json")
     assert found.name == "RETINA" and len(found.findings) == 1
     assert "363 of the 700 groups of test are also in train" in found.findings[0]
-    assert "not checked, no image is here" in found.text()
+    assert "not checked: 4217 files; no image is here" in found.text()
 
 
 @pytest.mark.parametrize("name", ["BUSI", "BTMRI", "Kvasir"])
 def test_the_other_published_splits_are_clean_as_far_as_their_text_tells(name, shared_data):
     found = check(shared_data / "biomedcoop_splits" / f"split_{name}.json")
-    assert found.clean and "valid split" in found.text()
+    assert not found.findings and "valid split" in found.text() and "no image is here" in found.text()
 
 
 def test_the_page_is_a_picture_with_and_without_images(folder, tmp_path):
@@ -117,13 +146,28 @@ def test_the_page_is_a_picture_with_and_without_images(folder, tmp_path):
     assert sizes[0][0] > sizes[1][0] > 200
 
 
+@pytest.mark.parametrize("name, note", [
+    ("mine", "source-confounded, not a clinical result; " * 6), ("a $b", "$\\frac$"), ("x" * 200, "")])
+def test_nothing_on_the_page_is_cut_or_taken_for_a_formula(folder, tmp_path, name, note):
+    from datasets.split_file import read_split
+
+    draw(read_split(folder / "split.json"), None, tmp_path / "page.png", name, note)
+    page = np.asarray(Image.open(tmp_path / "page.png").convert("L"))
+    assert min(page[:4].min(), page[-4:].min(), page[:, :4].min(), page[:, -4:].min()) == 255, "ink at the border"
+
+
 def test_exit_codes_are_clean_found_and_bad_call(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
+    monkeypatch.chdir(tmp_path)
     spec = importlib.util.spec_from_file_location("check_dataset", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     assert script.main(["mine", "--root", str(folder.parent), "--workers", "1"]) == 0
-    assert "mine: clean" in capsys.readouterr().out and (tmp_path / "out" / "check" / "mine.png").is_file()
+    page = tmp_path / "out" / "check" / "mine.png"
+    assert f"page:  {page}\nmine: nothing found, but not checked: groups" in capsys.readouterr().out and page.is_file()
+    monkeypatch.delenv("OUTPUT")
+    assert script.main(["mine", "--root", str(folder.parent), "--no-pixels"]) == 0
+    assert (tmp_path / "output" / "check" / "mine.png").is_file(), "in the caller's folder, not in the repository"
     shutil.copy(folder / "a/train0.png", folder / "a/test0.png")
     assert script.main([str(folder / "split.json"), "--no-picture", "--workers", "1"]) == 1
     assert "FOUND" in capsys.readouterr().out

@@ -78,7 +78,7 @@ def test_groups_from_a_pattern_or_a_table_stay_together_and_travel(how, tmp_path
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.sampled_from(["a", "b b", "c-c", "ü"]), st.integers(1, 25), min_size=1), st.integers(0, 3))
+@given(st.dictionaries(st.sampled_from(["a", "b b", "c-c", "ü"]), st.integers(1, 25), min_size=2), st.integers(0, 3))
 def test_any_folder_tree_is_partitioned_and_the_seed_decides(tmp_path_factory, counts, seed):
     raw = tmp_path_factory.mktemp("tree")
     for name, n in counts.items():
@@ -89,7 +89,7 @@ def test_any_folder_tree_is_partitioned_and_the_seed_decides(tmp_path_factory, c
     try:
         lists, _ = prepared(raw, raw.parent / f"{raw.name}-out", options)
     except UserError as error:  # too few images for a test set
-        assert "'test' is empty" in str(error) and max(counts.values()) < 3
+        assert "'test' is empty" in str(error) and "split.json" not in str(error) and max(counts.values()) < 3
         return
     files = [file for rows in lists.values() for file, *_ in rows]
     assert len(files) == len(set(files)) == sum(counts.values())
@@ -106,6 +106,9 @@ def test_any_table_is_partitioned_by_its_groups(tmp_path_factory, rows):
     lines = [(f"{i}.png", label, f"patient {patient}") for i, (label, patient) in enumerate(rows)]
     for name, *_ in lines:
         (folder / name).touch()
+    if len({label for label, _ in rows}) == 1:
+        rows[0] = ("w", rows[0][1])
+        lines[0] = ("0.png", "w", lines[0][2])
     raw_trees.table(folder / "labels.csv", ["path", "label", "group"], lines)
     found = own.table(folder)
     assert [im.group for im in found.images] == [g for *_, g in lines]
@@ -137,7 +140,7 @@ def test_imagefolder_needs_no_split_file(tmp_path):
 
 
 def test_copies_shrunk_copies_and_links_replace_each_other(tmp_path):
-    raw = tree(tmp_path / "raw", {"a": 10})
+    raw = tree(tmp_path / "raw", {"a": 10, "b": 2})
     big = raw / "a" / "big.tif"
     Image.fromarray(np.arange(90 * 60, dtype=np.uint16).reshape(60, 90) * 12).save(big)
     out = tmp_path / "out"
@@ -198,14 +201,14 @@ def test_a_folder_that_is_none_says_what_is_expected(make_raw, words, tmp_path):
 
 
 def test_bad_patterns_and_tables(tmp_path):
-    tree(tmp_path / "raw", {"a": 2})
+    tree(tmp_path / "raw", {"a": 2, "b": 2})
     with pytest.raises(UserError, match="not a regular expression"):
         own.class_folders(tmp_path / "raw", group_regex="(")
     (tmp_path / "t.csv").write_text("file,label\na.png,x\n")
     with pytest.raises(UserError, match="no column 'path'; there are: file, label"):
         own.table(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_text("path,label,split\na.png,x,later\n")
-    with pytest.raises(UserError, match="split 'later'"):
+    with pytest.raises(UserError, match="line 2: split 'later'"):
         own.table(tmp_path / "t.csv")
 
 
@@ -224,7 +227,8 @@ def test_the_script_end_to_end(tmp_path):
                            tmp_path / "my data", "--modality", "knee X-ray", "--note", "trial", "--group-regex",
                            r"(p\d+)_", "--workers", "1"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "grouped by: regular expression" in done.stdout and "written:" in done.stdout
+    assert "grouped by: regular expression '(p\\d+)_' on the path; 20 of 20 images have an id, 5 groups" in done.stdout
+    assert "written:" in done.stdout and "warning" not in done.stdout
     info = datasets.info("mine", tmp_path / "my data")
     assert info.modality == "knee X-ray" and info.source_note == "trial"
     assert info.phrases()["a"] == "a in a knee X-ray"
@@ -238,15 +242,41 @@ def test_the_script_end_to_end(tmp_path):
     (["folder", "--raw", "raw"], "--name is missing"), (["BUSY"], "did you mean 'BUSI'"),
     (["BUSI"], "--raw is missing"), (["folder", "--raw", "raw", "--name", "busi"], "public set"),
     (["folder", "--raw", "raw", "--name", "../x"], "letters, digits"),
-    (["folder", "--raw", "raw", "--name", "x", "--ratios", "0", "10", "90"], "need a share above 0"),
+    (["folder", "--raw", "raw", "--name", "x", "--ratios", "0", "10", "90"], "train and test above 0"),
+    (["folder", "--raw", "raw", "--name", "x", "--ratios", "nan", "10", "90"], "--ratios nan 10.0 90.0: three shares"),
+    (["folder", "--raw", "raw", "--name", "x", "--ratios", "inf", "10", "90"], "three shares"),
+    (["folder", "--raw", "raw", "--name", "x", "--groups", "g.csv", "--group-regex", "x"], "one of them"),
+    (["folder", "--raw", "raw", "--name", "x", "--groups", "typo.csv"], "no such table: typo.csv"),
+    (["folder", "--raw", "raw", "--name", "x", "--group-regex", "patient"], "finds an id in none of the 8 file names"),
     (["folder", "--download"], "--download is for public sets")])
 def test_wrong_calls_of_the_script(args, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tree(tmp_path / "raw", {"a": 4})
+    tree(tmp_path / "raw", {"a": 4, "b": 4})
     with pytest.raises(UserError) as error:
         script().main([*args, "--root", "data"])
     assert words in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "data").exists()
+
+
+def test_partial_ids_and_left_out_files_are_said(tmp_path, capsys):
+    raw = tree(tmp_path / "raw", {"a": 10, "b": 10})
+    (raw / "a" / "notes.txt").touch()
+    raw_trees.table(tmp_path / "g.csv", ["file", "group"], [(f"a/p{i // 2}_{i}.png", i // 2) for i in range(10)])
+    call = ["folder", "--raw", str(raw), "--name", "m", "--root", str(tmp_path / "data"), "--workers", "1"]
+    assert script().main([*call, "--groups", str(tmp_path / "g.csv")]) == 0
+    said = capsys.readouterr().out
+    assert "grouped by: g.csv, column group; 10 of 20 images have an id, 5 groups\n" in said
+    assert f"warning: 10 of 20 images have no id, first {raw}/b/p0_0.png; each is taken for a patient" in said
+    assert "note: left out 1 .txt: not images\n" in said
+    assert script().main(call) == 0 and "grouped by: nothing - no id was given" in capsys.readouterr().out
+
+
+def test_a_locale_without_letters_is_one_line(tmp_path):
+    tree(tmp_path / "raw", {"Größe": 4, "b": 4})
+    locale = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, SCRIPT, "folder", "--raw", tmp_path / "raw", "--name", "m", "--root",
+                           tmp_path / "data"], capture_output=True, text=True, timeout=120, env=locale)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "set PYTHONUTF8=1" in done.stderr
 
 
 def test_a_set_behind_a_form_says_what_to_click(capsys):
