@@ -25,7 +25,7 @@ VIEWS = [(WHOLE, WHOLE), (INNER, INNER), (INSIDE, INSIDE), *product((LOW, HIGH),
 
 _down, _across = np.indices((WAVES, WAVES))
 _frequency = np.hypot(_down, _across)
-_kept = (0 < _frequency) & (_frequency < WAVES)
+_kept = (_frequency > 0) & (_frequency < WAVES)
 MIRROR = np.where(_across % 2, -1, 1)[_kept].astype(np.float32)  # (d,)
 
 
