@@ -1,15 +1,25 @@
 """Images that are the same or nearly so.
 
-Exact: equal decoded pixels. Near: perceptual hashes at most NEAR of 64 bits apart, and grey thumbnails that
-correlate at least ALIKE: the hash proposes, the thumbnail confirms, since aligned films (chest, OCT) of
-different patients can share most hash bits.
+Exact: equal decoded pixels. Near: the same picture re-encoded, resized, re-lit, mirrored or slightly cropped.
+Thumbnails propose pairs (`candidates`), the images themselves, opened again, confirm them (`same_picture`).
 """
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 
-NEAR = 6  # bits
-ALIKE = 0.98  # correlation of the thumbnails
-BLOCK = 512  # rows of the hash matrix compared at a time: (BLOCK, n) floats
+from dassl.utils import read_image
+from datasets.candidates import candidates
+from datasets.same_picture import agreement
+from datasets.scan import grey
+
+GLANCE = 0.7  # agreement of the thumbnails that is worth opening both images
+SAME = 0.75  # agreement of the images
+EVEN = 2  # grey levels between the darkest and the brightest of a thumbnail that shows nothing
+SIDE = 64, 192  # pixels a side at which images are compared: their own shorter side within these
+OPEN = 4096  # images kept open
 
 
 def exact_groups(seen):
@@ -21,39 +31,35 @@ def exact_groups(seen):
     return [files for files in groups.values() if len(files) > 1]
 
 
-def near_pairs(seen, near=NEAR, alike=ALIKE):
-    """[(file, file, bits apart)] of images that look alike but are not equal; of equal ones the first speaks."""
+def near_pairs(seen, same=SAME):
+    """[(file, file, agreement)] of images that show one picture but are not equal; of equal ones the first speaks.
+
+    An image is judged against the ten later ones most like it: of many copies not every pair is listed, but all
+    hang together.
+    """
     files = list({s.pixels: f for f, s in reversed(seen.items()) if not s.error}.values())[::-1]
     if len(files) < 2:
         return []
-    signs = (np.stack([_bits(seen[f].phash) for f in files]) * 2.0 - 1).astype(np.float32)  # (n, 64) of +-1
-    thumbs = np.stack([_standard(seen[f].thumb) for f in files])  # (n, THUMB^2), zero mean, unit norm
-    pairs = []
-    for start in range(0, len(files), BLOCK):
-        apart = (64 - signs[start:start + BLOCK] @ signs[start:].T) / 2  # (BLOCK, n - start)
-        rows, columns = np.nonzero(apart <= near)
-        later = columns > rows
-        rows, columns = rows[later], columns[later]
-        like = np.einsum("ij,ij->i", thumbs[rows + start], thumbs[columns + start]) >= alike
-        pairs += [(files[start + i], files[start + j], int(apart[i, j])) for i, j in zip(rows[like], columns[like])]
-    return pairs
+    thumbs = np.stack([seen[f].grey() for f in files])
+    opened = lru_cache(OPEN)(lambda file, side: grey(read_image(file), side))
+
+    def judge(pair):
+        i, j, place = pair
+        if agreement(thumbs[i], thumbs[j], place, refine=False) < GLANCE:
+            return 0.0
+        side = min(max(min(*seen[files[i]].size, *seen[files[j]].size), SIDE[0]), SIDE[1])
+        return agreement(opened(files[i], side), opened(files[j], side), place)
+
+    pairs = candidates(thumbs)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        judged = list(threads.map(judge, pairs))
+    return [(files[i], files[j], round(much, 3)) for (i, j, _), much in zip(pairs, judged) if much >= same]
 
 
 def alike_pairs(seen):
     """Pairs that join all images that are equal or look alike, for `clusters`; even (blank) ones join nobody."""
-    equal = [files for files in exact_groups(seen) if _standard(seen[files[0]].thumb).any()]
-    return [(files[0], other, 0) for files in equal for other in files[1:]] + near_pairs(seen)
-
-
-def _bits(phash):
-    return np.unpackbits(np.frombuffer(bytes.fromhex(phash), np.uint8))
-
-
-def _standard(thumb):
-    values = np.frombuffer(bytes.fromhex(thumb), np.uint8).astype(np.float32)
-    values = values - values.mean()
-    norm = np.linalg.norm(values)  # an even image correlates with nothing: only its exact copies count
-    return values / norm if norm > 1 else np.zeros_like(values)
+    equal = [files for files in exact_groups(seen) if np.ptp(seen[files[0]].grey()) > EVEN]
+    return [(files[0], other, 1.0) for files in equal for other in files[1:]] + near_pairs(seen)
 
 
 def clusters(files, pairs):

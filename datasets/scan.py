@@ -1,5 +1,6 @@
 """Opening every image once: does it decode, how large is it, and what does it look like. Remembered in the cache."""
 
+import base64
 import hashlib
 import json
 import os
@@ -14,27 +15,27 @@ from dassl.utils.errors import UserError
 from dassl.utils.paths import cache_root
 from datasets.npz import is_array_image
 
-THUMB = 16  # pixels a side of the grey thumbnail that confirms a near duplicate
-VERSION = 1  # of a line in the journal
+THUMB = 64  # pixels a side of the grey thumbnail by which copies are proposed
+VERSION = 2  # of a line in the journal
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One image: `error` is "" if it decodes; `pixels` hashes the decoded RGB, `phash` (64 bits, hex) its look."""
+    """One image: `error` is "" if it decodes; `pixels` hashes the decoded RGB."""
 
     size: tuple = (0, 0)
     mode: str = ""  # as stored: L, RGB, P, CMYK, I;16, DICOM ...
     pixels: str = ""
-    phash: str = ""
-    thumb: str = ""  # hex of THUMB x THUMB grey values
+    thumb: str = ""  # base64 of THUMB x THUMB grey values
     error: str = ""
+
+    def grey(self):
+        """The thumbnail, (THUMB, THUMB) uint8."""
+        return np.frombuffer(base64.b64decode(self.thumb), np.uint8).reshape(THUMB, THUMB)
 
 
 def look(path):
     """The Seen of one file; a file that can't be read is told in `error`, never raised."""
-    import imagehash
-    from PIL import Image
-
     from dassl.utils import read_image
 
     try:
@@ -42,9 +43,15 @@ def look(path):
         mode = stored_mode(path)
     except (UserError, OSError) as error:
         return Seen(error=str(error))
-    grey = image.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
     digest = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).hexdigest()
-    return Seen(image.size, mode, digest, str(imagehash.phash(image)), np.asarray(grey).tobytes().hex())
+    return Seen(image.size, mode, digest, base64.b64encode(grey(image, THUMB)).decode())
+
+
+def grey(image, side):
+    """(side, side) uint8 grey levels of a PIL image."""
+    from PIL import Image
+
+    return np.asarray(image.convert("L").resize((side, side), Image.Resampling.BILINEAR))
 
 
 def stored_mode(path):
