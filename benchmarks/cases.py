@@ -15,6 +15,7 @@ import trainers
 from backbones.factory import build, wrap
 from backbones.registry import OPENAI_MEAN, OPENAI_STD
 from backbones.tokens import clip_bpe
+from benchmarks import precision
 from benchmarks.harness import HarnessStep, LoaderPass
 from benchmarks.plain.image import plain_image
 from benchmarks.plain.text import Slot, plain_text
@@ -214,6 +215,8 @@ for _axis, _values in AXES.items():
             CASES[_name] = ("scaling", CILMPStep, {"part": "text", "train": _train, **_at})
 for _B, _C in GRID:
     CASES[f"scaling/eval/b{_B}c{_C}l{L}"] = ("scaling", CILMPStep, {"part": "text", "train": False, "B": _B, "C": _C})
+
+CASES |= precision.cases(towers, names, L, D)
 
 
 def equality(step):

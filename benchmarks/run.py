@@ -4,7 +4,8 @@
     python benchmarks/run.py [--suite cilmp] [--case NAME] [--device cpu|cuda] [--json FILE]
 
 Fast and plain runs are interleaved in one process and medians are given; each memory figure is the growth of the
-peak in a process of its own. A plain form that would need more than 60 % of the memory is not run.
+peak in a process of its own. A plain form that would need more than 60 % of the memory is not run. Suite precision
+measures numbers, not time: see benchmarks/precision.py.
 """
 
 import argparse
@@ -112,6 +113,8 @@ def measure(case, device, rounds):
     """One row of the report."""
     suite, kind, sizes = CASES[case]
     step = kind(device=device, **sizes)
+    if suite == "precision":
+        return {"suite": suite, "case": case, **step.row()}
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if suite == "scaling" and sizes["B"] * sizes["C"] > 128:
         ram = 0  # the plain form would only take long

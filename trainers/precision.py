@@ -24,9 +24,13 @@ def runs_as(word, device):
 
 
 def in_towers(clip, word):
-    """Let both towers of a PromptableCLIP encode in this precision, whatever autocast surrounds the call."""
+    """Let both towers of a PromptableCLIP encode in this precision, whatever autocast surrounds the call.
+
+    Asked again, the new word replaces the old one.
+    """
     for tower in (clip.text, clip.image):
-        tower.encode = _in_autocast(tower.encode, clip.device.type, AUTOCAST[word])
+        encode = getattr(tower.encode, "__wrapped__", tower.encode)
+        tower.encode = _in_autocast(encode, clip.device.type, AUTOCAST[word])
     return clip
 
 
