@@ -11,6 +11,8 @@ from dassl.utils.errors import ConfigError, MissingFile
 
 from .defaults import _C as _defaults
 
+OF_BACKBONE = tuple(f"INPUT.{k}" for k in ("SIZE", "PIXEL_MEAN", "PIXEL_STD", "INTERPOLATION"))
+
 
 def get_cfg_default():
     """A fresh copy of the default tree."""
@@ -44,8 +46,11 @@ def merge_from_file(cfg, path):
         raise ConfigError(f"{path} is not valid yaml ({' '.join(str(error).split())})") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold KEY: value pairs")
-    for key, value in _leaves(tree):
+    leaves = dict(_leaves(tree))
+    for key, value in leaves.items():
         set_key(cfg, key, value, path)
+    if "INPUT.SET" in leaves:  # a run's whole configuration: it says itself which of its values were set
+        set_key(cfg, "INPUT.SET", leaves["INPUT.SET"], path)
 
 
 def _text(path):
@@ -83,6 +88,8 @@ def set_key(cfg, key, value, source):
         hint = f" - did you mean {near[0]}?" if near else ""
         raise ConfigError(f"unknown configuration key {key} in {source}{hint}")
     node[rest[-1]] = _coerce(value, node[rest[-1]], key, source)
+    if key in OF_BACKBONE and rest[-1] not in node.get("SET", (rest[-1],)):
+        node.SET = (*node.SET, rest[-1])
 
 
 def _coerce(value, default, key, source):

@@ -40,6 +40,8 @@ _C.INPUT.RGS_P = 0.2
 _C.INPUT.GB_P = 0.5
 _C.INPUT.GB_K = 21
 
+_C.INPUT.SET = ()  # ours: which of SIZE, PIXEL_MEAN, PIXEL_STD, INTERPOLATION were set; others are the backbone's
+
 _C.DATASET = CN()
 _C.DATASET.ROOT = ""
 _C.DATASET.NAME = ""

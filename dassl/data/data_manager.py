@@ -6,6 +6,7 @@ the same draws whatever the number of workers.
 """
 
 import random
+import signal
 
 import numpy as np
 import torch
@@ -152,6 +153,11 @@ class Batches:
         return getattr(self.loader, name)
 
 
+def _leave_interrupts_to_the_main_process(_):
+    """Ctrl-C reaches every process of a terminal; a worker that died of it could not finish the step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def build_data_loader(
     cfg,
     sampler_type="SequentialSampler",
@@ -181,6 +187,7 @@ def build_data_loader(
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         collate_fn=collate if tfm is not None else list,
         generator=torch.Generator().manual_seed(max(cfg.SEED, 0)),
+        worker_init_fn=_leave_interrupts_to_the_main_process,
     )
     if len(loader) == 0:
         raise UserError(f"no batch: {len(data_source)} images at batch size {batch_size}")

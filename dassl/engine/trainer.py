@@ -77,7 +77,7 @@ class SimpleTrainer(TrainerBase):
         return None
 
     def _with_input_facts(self, cfg):
-        """INPUT from the backbone, unless set: a value that differs from the default is the user's and stays.
+        """INPUT from the backbone, unless set: a value in INPUT.SET, or one that differs from the default, stays.
 
         What was set against the backbone is kept in `input_set_by_user`, which goes into results.json.
         """
@@ -95,7 +95,8 @@ class SimpleTrainer(TrainerBase):
             "INTERPOLATION": facts["interpolation"],
         }
         for key, value in wanted.items():
-            if cfg.INPUT[key] == default[key] or cfg.INPUT[key] == value:
+            is_set = key in cfg.INPUT.SET or cfg.INPUT[key] != default[key]
+            if not is_set or cfg.INPUT[key] == value:
                 cfg.INPUT[key] = value
             else:
                 self.input_set_by_user.append(f"INPUT.{key}")

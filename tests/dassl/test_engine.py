@@ -60,12 +60,31 @@ class WithFacts(PluginCoOp):
 
 
 def test_input_comes_from_the_backbone_unless_set(make_cfg, tmp_path, capsys):
-    trainer = start(make_cfg(INPUT__SIZE=(224, 224), INPUT__PIXEL_STD=[0.5, 0.5, 0.5], OPTIM__MAX_EPOCH=1), WithFacts)
+    trainer = start(make_cfg(INPUT__PIXEL_STD=[0.5, 0.5, 0.5], OPTIM__MAX_EPOCH=1), WithFacts)
     assert trainer.cfg.INPUT.SIZE == (16, 16) and trainer.cfg.INPUT.PIXEL_MEAN == [0.1, 0.2, 0.3]
     assert trainer.cfg.INPUT.PIXEL_STD == [0.5, 0.5, 0.5] and trainer.cfg.INPUT.INTERPOLATION == "bicubic"
     assert "warning: INPUT.PIXEL_STD [0.5, 0.5, 0.5] is set, the backbone was trained with" in capsys.readouterr().out
     trainer.train()
     assert json.loads((tmp_path / "run" / "results.json").read_text())["input_set_by_user"] == ["INPUT.PIXEL_STD"]
+
+
+def test_a_value_that_equals_upstreams_default_is_set_all_the_same(make_cfg, capsys):
+    """Before: INPUT.SIZE (224, 224), asked for, was overwritten by the backbone's."""
+    cfg = make_cfg(INPUT__SIZE=(224, 224))
+    assert cfg.INPUT.SET == ("SIZE",)
+    assert start(cfg, WithFacts).cfg.INPUT.SIZE == (224, 224)
+    assert "warning: INPUT.SIZE (224, 224) is set, the backbone was trained with (16, 16)" in capsys.readouterr().out
+
+
+def test_a_runs_own_configuration_sets_nothing_more(make_cfg, tmp_path):
+    """Every key stands in config.yaml; read again, only those count as set that were."""
+    from dassl.config import get_cfg_default, merge_from_file
+
+    cfg = get_cfg_default()
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    again = get_cfg_default()
+    merge_from_file(again, tmp_path / "config.yaml")
+    assert again.INPUT.SET == () and again == cfg
 
 
 class Diverging(PluginCoOp):

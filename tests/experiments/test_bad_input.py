@@ -1,6 +1,7 @@
 """Bad input gets one clear line: what, where, how to mend it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -136,9 +137,64 @@ def test_missing_files_and_no_dataset(tmp_path):
         train.main(["--trainer", "CoOp", "--plugin", str(tmp_path / "none.py")])
 
 
+def called(*words, **environ):
+    """(exit code, lines printed) of a call in a process of its own."""
+    done = subprocess.run([sys.executable, *map(str, words)], env=os.environ | environ, capture_output=True, text=True)
+    text = done.stdout + done.stderr
+    assert "Traceback" not in text, text
+    return done.returncode, text.splitlines()
+
+
 def test_one_line_and_no_traceback_in_a_real_call(tmp_path):
-    call = [sys.executable, str(REPO / "train.py"), "--trainer", "CILM", "--dataset", "phantom", "--backbone", "demo"]
-    done = subprocess.run([*call, "--output-dir", str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    errors = [x for x in done.stderr.splitlines() if x.startswith("error:")]
-    assert len(errors) == 1 and "did you mean 'CILMP'" in errors[0]
+    """Before: 300 lines of configuration, and then the error twice."""
+    call = [REPO / "train.py", "--trainer", "CILM", "--dataset", "phantom", "--backbone", "demo"]
+    code, lines = called(*call, "--output-dir", tmp_path)
+    assert code == 2 and len(lines) == 1 and "did you mean 'CILMP'" in lines[0]
+    code, lines = called(REPO / "train.py", "--trainer", "CoOp", "--dataset", "phantom", "--backbone", "demmo")
+    assert code == 2 and len(lines) == 1 and "did you mean 'demo'" in lines[0]
+
+
+def test_what_is_untrained_is_not_tested_as_the_method(mydata, tmp_path):
+    """Before: --eval-only without --model-dir, and MAX_EPOCH -1, wrote untrained prompts as CoOp's results."""
+    root, *_ = mydata
+    assert "its prompts are untrained; give --model-dir" in fails("--eval-only", root=root, out=tmp_path / "a")
+    assert "trains nothing" in fails(root=root, out=tmp_path / "b", opts=["OPTIM.MAX_EPOCH", -1])
+    assert not list(tmp_path.glob("*/results*.json"))
+
+
+def test_left_out_images_are_in_the_results(mydata, tmp_path):
+    """Before: 10 of 25 unreadable test images were skipped, and neither table nor results said so."""
+    root, *_ = mydata
+    for name in ("melanoma/test0.png", "melanoma/train0.png"):
+        (root / "mydata" / name).write_bytes(b"no image")
+    call(root=root, out=tmp_path / "o", opts=["DATASET.ON_BAD_IMAGE", "skip", "DATALOADER.TRAIN_X.BATCH_SIZE", 2])
+    results = json.loads((tmp_path / "o" / "results.json").read_text())
+    assert results["left_out"] == {"train": 1, "test": 1} and results["n"] == 3
+
+
+@pytest.mark.parametrize("content, words", [
+    ("raise RuntimeError('no luck today')", "RuntimeError: no luck today - plugin PATH, line 1"),
+    ("x = 1\ndef broken(:\n", "SyntaxError: invalid syntax - plugin PATH, line 2"),
+    ("import nowhere_to_be_found", "needs a module that is not installed: nowhere_to_be_found"),
+    ("from dassl.engine import TRAINER_REGISTRY\n\n\n@TRAINER_REGISTRY.register()\nclass CoOp:\n    pass\n",
+     "CoOp is registered"),
+])  # fmt: skip
+def test_a_plugin_that_does_not_load(tmp_path, content, words):
+    plugin = tmp_path / f"plugin{abs(hash(content))}.py"
+    plugin.write_text(content)
+    with pytest.raises(UserError) as error:
+        train.main(["--trainer", "CoOp", "--dataset", "phantom", "--plugin", str(plugin)])
+    assert words.replace("PATH", str(plugin)) in line(error)
+
+
+def test_places_and_sizes_that_cannot_be(mydata, tmp_path):
+    root, *_ = mydata
+    (tmp_path / "file").write_text("")
+    assert "file" in fails(root=tmp_path / "file", out=tmp_path / "a")
+    assert "INPUT.SIZE" in fails(root=root, out=tmp_path / "b", opts=["INPUT.SIZE", "(0, 0)"])
+    for key in ("TRAINER.CILMP.LOW_RANK_DIMENSION", "TRAINER.CILMP.N_CTX_TEXT"):
+        text = fails("--llm", "smollm2-135m", trainer="CILMP", dataset="phantom", out=tmp_path / "c", opts=[key, 0])
+        assert key in text
+    train_py, words = REPO / "train.py", ("--trainer", "ZeroshotCLIP", "--dataset", "phantom", "--backbone", "demo")
+    code, lines = called(train_py, *words, "--output-dir", tmp_path / "file" / "below")
+    assert code == 2 and len(lines) == 1 and "file" in lines[0]

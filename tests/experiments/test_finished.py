@@ -263,7 +263,8 @@ def test_a_reader_that_ignores_the_subset_is_given_it(place):
     assert found["test_new"]["n"] == 6 and found["test_new"]["reads"]["code"]
     few = root / "few_reader.py"
     few.write_text(READER.format(name="FewReader", classes=NAMES[:3]))
-    run(protocol="base2new", dataset="FewReader", PLUGIN=str(few), output="few")
+    with pytest.raises(UserError, match="nothing finished"):
+        run(protocol="base2new", dataset="FewReader", PLUGIN=str(few), output="few")
     assert not [r for r in records(root / "few") if r["spec"]["part"] == "test_new"]
 
 
