@@ -168,7 +168,7 @@ def test_a_raw_folder_that_is_the_data_folder_is_used_in_place(tmp_path):
 
 def test_a_data_folder_inside_the_raw_folder_would_be_a_class_the_next_time(tmp_path):
     raw = tree(tmp_path / "raw", {"a": 10, "b": 10})
-    with pytest.raises(UserError, match="lies inside the raw folder .* choose another --root"):
+    with pytest.raises(UserError, match=r"lies inside the raw folder .* choose another --root"):
         prepared(raw, raw / "data" / "mine")
     assert not (raw / "data").exists()
 
