@@ -6,6 +6,7 @@ unpack: chest/train/<class>. What fits none of them is an error that names files
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePath
 
 from dassl.utils.errors import UserError
@@ -18,6 +19,7 @@ _PART = {part: re.compile(rf"({words}) ?(set|data|dataset|images?|imgs?|split|fo
          _WORDS.items()}
 
 
+@cache
 def part_of(word):
     """'train', 'val' or 'test' for a word that says so (Training_Set, VALID, test-data), else ''."""
     return next((part for part, pattern in _PART.items() if pattern.fullmatch(plain(word))), "")
@@ -100,7 +102,7 @@ def _some(files):
 def need_classes(images, layout):
     """UserError for one class alone, and for two folders whose names differ in case or blanks only."""
     seen = {}
-    for im, name in zip(images, layout.classes):
+    for name, im in dict(zip(layout.classes, images)).items():
         if (other := seen.setdefault(plain(name), name)) != name:
             raise UserError(f"the class folders {other!r} and {name!r} differ only in case, blanks, '_' or '-' "
                             f"(at {im}); rename one of them")
@@ -114,7 +116,7 @@ def need_classes(images, layout):
 
 def need_full(images, folders, others, layout):
     """UserError for parts and class folders without an image, with what they hold instead."""
-    full = {PurePath(im).parts[:i] for im in images for i in range(len(PurePath(im).parts))}
+    full = {way[:i] for way in {PurePath(im).parts[:-1] for im in images} for i in range(len(way) + 1)}
     empty = [f for f in map(PurePath, folders) if f.parts not in full and f.parts[:-1] in full
              and (_is_class(f.parts, layout) or (len(f.parts) - 1 == layout.part_level and part_of(f.name)))]
     if empty:

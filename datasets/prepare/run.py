@@ -42,6 +42,9 @@ def make(raw, raw_folder, split_path, options=Options(), facts=None):
     split_path = Path(split_path)
     if options.resize and Path(raw_folder).resolve() == split_path.parent.resolve():
         raise UserError(f"--resize: {raw_folder} is the data set's own folder; put the raw images elsewhere")
+    if raw.origin and Path(raw.origin).resolve() in split_path.parent.resolve().parents:
+        raise UserError(f"{split_path.parent} lies inside the raw folder {raw.origin}: the next call would take its "
+                        "images for a class; choose another --root")
     _verify(raw, raw_folder, options)
     origin = raw.origin or raw_folder
     groups = _group_names(raw, raw_folder)

@@ -166,6 +166,13 @@ def test_a_raw_folder_that_is_the_data_folder_is_used_in_place(tmp_path):
     assert read_split(tmp_path / "mine" / "split.json").classnames == ("a", "b")
 
 
+def test_a_data_folder_inside_the_raw_folder_would_be_a_class_the_next_time(tmp_path):
+    raw = tree(tmp_path / "raw", {"a": 10, "b": 10})
+    with pytest.raises(UserError, match=r"lies inside the raw folder .* choose another --root"):
+        prepared(raw, raw / "data" / "mine")
+    assert not (raw / "data").exists()
+
+
 def test_unreadable_images_stop_or_are_left_out(tmp_path):
     raw = tree(tmp_path / "raw", {"a": 10, "b": 10})
     (raw / "a" / "broken.png").write_bytes(b"\x89PNG no")
