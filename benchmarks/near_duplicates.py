@@ -4,7 +4,7 @@
     python benchmarks/near_duplicates.py FOLDER [--copies 200] [--look DIR]
 
 For each alteration, --copies images are altered, saved as JPEG (quality 90) in a temporary folder, and judged together
-with all the others; the share whose original is found is the recall. With --look, sheets of 50 pairs, drawn at random
+with all the others; the share paired with its original is the recall. With --look, sheets of 50 pairs, drawn at random
 from those of the folder itself, are written to DIR: whether they are true is for eyes to say.
 """
 
@@ -66,13 +66,13 @@ def parser():
 
 
 def judged(files):
-    """{file: Seen} of the readable, the near pairs, and the seconds of scanning and of judging."""
+    """{file: Seen} of the readable, the near pairs, seconds of scanning, and those of judging (wall, processor)."""
     start = time.perf_counter()
     seen = scan(files, label="scan", progress=False)
     seen = {file: s for file, s in seen.items() if not s.error}
-    middle = time.perf_counter()
+    middle, busy = time.perf_counter(), time.process_time()
     pairs = duplicates.near_pairs(seen)
-    return seen, pairs, middle - start, time.perf_counter() - middle
+    return seen, pairs, middle - start, (time.perf_counter() - middle, time.process_time() - busy)
 
 
 def planted(files, copies, folder, seed):
@@ -101,6 +101,10 @@ def sheets(pairs, folder, seed, most=50):
         sheet.save(folder / f"pairs_{start // SHEET}.png")
 
 
+def taken(seconds):
+    return "{:.0f} s ({:.0f} s of processor)".format(*seconds)
+
+
 def main(argv=None):
     args = parser().parse_args(argv)
     files = sorted(str(f) for f in args.folder.rglob("*") if f.suffix.lower() in SUFFIXES)
@@ -113,21 +117,22 @@ def main(argv=None):
 
 def report(files, folder, args):
     seen, pairs, opening, judging = judged(files)
-    sizes = Counter(duplicates.clusters(seen, duplicates.alike_pairs(seen)).values())
+    sizes = Counter(duplicates.clusters(seen, pairs).values())
     print(f"{len(seen)} images: {len(pairs)} near pairs, {len(duplicates.exact_groups(seen))} groups of equal images, "
-          f"largest cluster {max(sizes.values())}; scan {opening:.0f} s, pairs {judging:.0f} s, "
-          f"{os.cpu_count()} cores")
+          f"largest cluster {max(sizes.values())}; scan {opening:.0f} s, pairs {taken(judging)}, "
+          f"{os.cpu_count()} cores", flush=True)
     if args.look:
         sheets(pairs, args.look, args.seed)
     if not args.copies:
         return
     copies = planted(sorted(seen), args.copies, folder, args.seed)
     together, found, _, judging = judged([*seen, *(copy for rows in copies.values() for _, copy in rows)])
-    tied = duplicates.clusters(together, found)
-    print(f"{len(together)} images with the planted: pairs {judging:.0f} s")
+    speaker = {file: group[0] for group in duplicates.exact_groups(together) for file in group}
+    paired = {frozenset(pair[:2]) for pair in found}
+    print(f"{len(together)} images with the planted: pairs {taken(judging)}")
     print("| alteration | planted | found | recall |\n| --- | --- | --- | --- |")
     for name, rows in copies.items():
-        hits = sum(tied[file] == tied[copy] for file, copy in rows)
+        hits = sum(frozenset(speaker.get(file, file) for file in row) in paired for row in rows)
         print(f"| {name} | {len(rows)} | {hits} | {100 * hits / len(rows):.1f} % |")
 
 
