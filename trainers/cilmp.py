@@ -173,6 +173,10 @@ class CILMP(AveragingMixin, PromptTrainer):
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
+        if cfg.TRAINER.CILMP.LOW_RANK_DIMENSION < 1:
+            raise ConfigError(
+                f"TRAINER.CILMP.LOW_RANK_DIMENSION {cfg.TRAINER.CILMP.LOW_RANK_DIMENSION}: a rank of 1 or more"
+            )
         if cfg.TRAINER.CILMP.DROPOUT_MODE not in ("hidden", "shared"):
             raise ConfigError(
                 f"TRAINER.CILMP.DROPOUT_MODE {cfg.TRAINER.CILMP.DROPOUT_MODE!r}: choose hidden or shared"
