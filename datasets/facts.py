@@ -1,7 +1,6 @@
 """The facts of a public set: one row that feeds the reader, the preparation, the docs table and the LLM question."""
 
 import re
-import unicodedata
 from dataclasses import dataclass, field
 
 from dassl.utils.errors import UserError
@@ -87,11 +86,6 @@ def group_id(pattern, text):
     if not match:
         return ""
     return " ".join(g for g in match.groups() if g) if pattern.groups else match.group(0)
-
-
-def plain(name):
-    """A class, folder or part name for comparing: trimmed, lower case, blanks, '_' and '-' alike."""
-    return re.sub(r"[\s_\-]+", " ", unicodedata.normalize("NFC", name)).strip().lower()
 
 
 def article(phrase):

@@ -26,7 +26,9 @@ class ImageFolder(SplitDataset):
     @classmethod
     def locate(cls, name, root="", size=224):
         path = locate.data_root(root)
-        return in_memory(cls.raw(path), path if path.is_dir() else path.parent, cls.__name__)
+        raw = cls.raw(path)
+        say(raw, path)
+        return in_memory(raw, path if path.is_dir() else path.parent, cls.__name__)
 
     @staticmethod
     def raw(path):
@@ -43,6 +45,20 @@ class CSV(ImageFolder):
     @staticmethod
     def raw(path):
         return own.table(path)
+
+
+_SAID = set()  # a run finds its set more than once; what was left out is said once a process
+
+
+def say(raw, path):
+    """What was left out or guessed on the way, in a folder or table."""
+    if path in _SAID:
+        return
+    _SAID.add(path)
+    for line in raw.remarks:
+        print(f"note: {line}")
+    for line in (*raw.warnings, *raw.doubts()):
+        print(f"warning: {line}")
 
 
 def in_memory(raw, base, name, seed=1):

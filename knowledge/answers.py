@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 from dassl.utils.errors import UnknownName, UserError
 from dassl.utils.io import read_json_object, sha256_of, write_json
+from dassl.utils.names import plain
 
 from . import language_model, shelf
 from .language_model import resolve_compute
 from .llms import find, identity
-from .names import check_distinct, match, normalised
+from .names import check_distinct, match
 from .store import listing
 
 ENDING = ".prompts.json"
@@ -195,4 +196,4 @@ def usable(text, name):
     """The first sentence of an answer if it is whole, names the class and has a usable length; else ""."""
     sentence = re.split(r"(?<=[.!?])\s", " ".join(text.split()), maxsplit=1)[0].strip("\"' *")
     whole = sentence.endswith((".", "!")) and WORDS[0] <= len(sentence.split()) <= WORDS[1]
-    return sentence if whole and normalised(name) in normalised(sentence) else ""
+    return sentence if whole and plain(name) in plain(sentence) else ""

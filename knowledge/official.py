@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 
 from dassl.utils.errors import MissingFile, UserError
-
-from .names import normalised
+from dassl.utils.names import plain
 
 
 def is_official(path):
@@ -19,7 +18,7 @@ def is_official(path):
 def official_folder(path, dataset):
     """`path`, or its sub-folder of the data set (llm_representations/busi), whatever its case, '-' or '_'."""
     path = Path(path)
-    inner = [p for p in sorted(path.iterdir()) if p.is_dir() and normalised(p.name) == normalised(dataset)]
+    inner = [p for p in sorted(path.iterdir()) if p.is_dir() and plain(p.name) == plain(dataset)]
     if inner:
         return inner[0]
     if any(path.glob("*.pth")):

@@ -6,7 +6,7 @@ The class of an image is that of the nearest folder above it that a row names; f
 from dataclasses import dataclass, field
 
 from dassl.utils.errors import MissingFile, UserError
-from datasets.facts import plain
+from dassl.utils.names import plain
 from datasets.prepare.base import Image, Raw
 from datasets.prepare.files import find_images, need_folder
 

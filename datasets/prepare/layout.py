@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import PurePath
 
 from dassl.utils.errors import UserError
-from datasets.facts import plain
+from dassl.utils.names import plain
 from datasets.groups import listed
 from datasets.prepare.files import by_suffix
 

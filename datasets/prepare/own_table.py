@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from dassl.utils.errors import MissingFile, UserError
+from dassl.utils.names import plain
 from datasets import text_table
-from datasets.facts import plain
 from datasets.groups import GROUP_COLUMNS, listed
 from datasets.prepare.base import Image, Raw
 from datasets.prepare.files import need_utf8
