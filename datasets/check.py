@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from dassl.utils.arrays import file_of
 from dassl.utils.errors import MissingFile, UnknownName, UserError
-from datasets import duplicates, groups, locate
+from datasets import duplicates, groups, locate, npz
 from datasets.beside import are_ids, find_groups
 from datasets.prepare.files import need_utf8
 from datasets.prepare.run import MOST_COPIES, clusters_of, too_many
@@ -132,7 +133,7 @@ def _files(report, split, bases):
     try:
         base = find_base(split, bases)
     except MissingFile as missing:
-        there = [b for b in bases if any((Path(b) / f.split("::")[0]).exists() for f in split.files())]
+        there = [b for b in bases if any((Path(b) / file_of(f)).exists() for f in split.files())]
         if there:
             report.findings.append(str(missing))
             return Path(there[0])
@@ -176,7 +177,7 @@ def _leakage(report, split, ids, pattern):
 def _pixels(report, split, workers, progress):
     """Every image is opened: decoding, sizes and modes, exact and near duplicates."""
     part_of = {str(report.base / f): (part, name) for part, rows in split.parts().items() for f, _, name in rows}
-    there = [f for f in part_of if Path(f.split("::")[0]).exists()]
+    there = [f for f in part_of if Path(file_of(f)).exists()]
     seen = report.seen = scan(there, workers, "checking", progress)
     bad = [s.error for s in seen.values() if s.error]
     report.say(f"{len(bad)} images can't be read, first: {bad[0]}" if bad else "", f"images: all {len(seen)} decode")
@@ -228,5 +229,7 @@ def _known(report, split, facts):
         differ = [f"{c} {counts[c]} (published {n})" for c, n in zip(facts.classnames, facts.counts) if counts[c] != n]
         if differ:
             report.notes.append("counts that are not the published ones: " + ", ".join(differ))
+    if remark := npz.published(facts, split.parts()):
+        report.notes.append(remark)
     if facts.note:
         report.notes.append(f"known of {facts.name}: {facts.note}")

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from dassl.utils import images
+from dassl.utils.arrays import file_of, is_array_image
+from dassl.utils.dicom import is_dicom
 from dassl.utils.errors import UserError
-from dassl.utils.paths import cache_root
-from datasets.npz import is_array_image
+from dassl.utils.paths import cache_root, slug
 
 THUMB = 64  # pixels a side of the grey thumbnail by which copies are proposed
-VERSION = 2  # of a line in the journal
+VERSION = [2, images.VERSION]  # of a line in the journal, and of the pixels it speaks of
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,14 @@ def grey(image, side):
 
 def stored_mode(path):
     """Pillow's mode of the file as it is stored; DICOM is called DICOM, an image of an array NPZ."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if is_array_image(path):
         return "NPZ"
-    try:
-        with Image.open(path) as image:
-            return image.mode
-    except UnidentifiedImageError:
+    if is_dicom(path):
         return "DICOM"
+    with Image.open(path) as image:
+        return image.mode
 
 
 def scan(files, workers=None, label="images", progress=True):
@@ -109,12 +110,13 @@ def _journal(files):
     """One journal for a folder tree: named by the common folder of the files."""
     folders = {os.path.dirname(f) for f in files}
     folder = os.path.commonpath(folders) if folders else "none"
-    return cache_root() / "scan" / f"{Path(folder).name}-{hashlib.sha256(folder.encode()).hexdigest()[:12]}.jsonl"
+    name = f"{slug(Path(folder).name)}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}.jsonl"
+    return cache_root() / "scan" / name
 
 
 def _key(file):
     try:
-        state = os.stat(file.split("::")[0])
+        state = os.stat(file_of(file))
     except OSError:
         return f"{file}|absent"
     return f"{file}|{state.st_size}|{state.st_mtime_ns}"

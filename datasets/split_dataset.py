@@ -42,6 +42,9 @@ class SplitDataset(DatasetBase):
         data = {part: [Datum(impath=self.located.impath(file), label=chosen[label], classname=shown[label])
                        for file, label, _ in rows if label in chosen]
                 for part, rows in self._sampled(cfg, split).items()}
+        self.tested_on = cfg.DATASET.TEST_ON
+        if self.tested_on:
+            data["test"] = self._external(cfg, [shown[old] for old in chosen])
         if cfg.DATALOADER.CACHE_IMAGES:
             data = self._cached(data, cfg.INPUT)
         super().__init__(train_x=data["train"], val=data["val"] or None, test=data["test"])
@@ -60,6 +63,21 @@ class SplitDataset(DatasetBase):
     def reads(self):
         """{"split": SHA-256 of the whole lists, "groups": of the groups}, as `datasets.reads` says beforehand."""
         return self.located.reads()
+
+    def _external(self, cfg, shown):
+        """[Datum] of another set's test part, in these classes."""
+        from datasets import registration
+        from datasets.external import external_test
+
+        if cfg.DATASET.SUBSAMPLE_CLASSES != "all":
+            raise ConfigError("DATASET.TEST_ON goes with all classes, not with base or new")
+        there = registration.resolve(self.tested_on, cfg.DATASET.ROOT)
+        target = there.locate(self.tested_on, cfg.DATASET.ROOT, max(cfg.INPUT.SIZE))
+        items, groups = external_test(self.located, target, shown)
+        self.groups |= groups
+        if target.info.source_note not in self.source_note:
+            self.source_note = f"{self.source_note} {target.info.source_note}".strip()
+        return items
 
     def _cached(self, data, wished):
         """The lists with pixels out of the machine's cache of decoded images."""

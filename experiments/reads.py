@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dassl.utils.io import sha256_file, sha256_of
 
-WORDS = {"split": "split", "groups": "groups of images", "weights": "backbone weights",
+WORDS = {"groups": "groups of images", "weights": "backbone weights", "tested on": "external test images",
          "knowledge": "language-model rows or sentences", "code": "plugin file", "root": "data"}  # fmt: skip
 
 
@@ -27,6 +27,9 @@ def reads_of(cfg):
 
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     found = dict(_data(cfg.DATASET.NAME, cfg.DATASET.ROOT, max(cfg.INPUT.SIZE), _Hidden(cfg)))
+    if cfg.DATASET.TEST_ON:
+        there = _data(cfg.DATASET.TEST_ON, cfg.DATASET.ROOT, max(cfg.INPUT.SIZE), _Hidden(cfg))
+        found["tested on"] = sha256_of(there)
     if issubclass(trainer, trainers.PromptTrainer):
         model = cfg.MODEL.BACKBONE
         found["weights"] = backbones.weights_sha256(model.NAME, model.WEIGHTS or None)

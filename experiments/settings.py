@@ -173,7 +173,7 @@ class Request:
         self.plugins = tuple(paths(get("PLUGIN")))
         self.methods = list(dict.fromkeys(get("METHODS").split() or self._compared_with(method)))
         self.shots = self._shots(get("SHOTS"))
-        self.hparams = get("HPARAMS", "official")
+        self.hparams = get("HPARAMS", self.protocol.hparams)
         if self.hparams not in ("official", "common"):
             raise ConfigError(f"HPARAMS={self.hparams}: choose official or common")
         self.cfg, self.epochs = get("CFG"), self._number(get("EPOCHS"), "EPOCHS")

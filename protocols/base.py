@@ -20,6 +20,7 @@ class Protocol:
         needs_targets: whether TARGETS names the data sets to test on.
         other_classes: whether what is learned is tested on classes it was not trained on.
         shots_column: whether rows differ in shots.
+        hparams: official or common, where HPARAMS says nothing.
         metrics: which figures of a run the table shows; the first is drawn.
     """
 
@@ -30,6 +31,7 @@ class Protocol:
     needs_targets = False
     other_classes = False
     shots_column = False
+    hparams = "official"
     metrics = METRICS
 
     def refuse(self, dataset, root, targets=()):

@@ -35,7 +35,7 @@ BIOMEDCOOP.add(
     Facts("COVID_19", "BiomedCoOp", "chest X-ray image", "lung",
           (("covid lungs", "COVID-19 pneumonia"), ("lung opacity lungs", "non-COVID lung opacity"),
            ("viral pneumonia lungs", "viral pneumonia"), ("normal lungs", "")),
-          _layout("COVID_19"), (3616, 6012, 1345, 10192), RANDOM, "near duplicates (perceptual hash); no patient id",
+          _layout("COVID_19"), (3616, 6012, 1345, 10192), RANDOM, "near duplicates (same picture); no patient id",
           "https://www.kaggle.com/datasets/tawsifurrahman/covid19-radiography-database", "see the page",
           note="class confounded with age and source", sources=("covid-radiography", "kermany-cxr", "cohen-covid"),
           download="kaggle:tawsifurrahman/covid19-radiography-database"),

@@ -1,5 +1,6 @@
 """Registry of data sets, and the two classes every reader is made of."""
 
+from dassl.utils.errors import ConfigError
 from dassl.utils.registry import Registry
 
 from .base_dataset import DatasetBase, Datum
@@ -24,7 +25,10 @@ def build_dataset(cfg):
         reader = _fallback(name, cfg)
     if cfg.VERBOSE:
         print(f"Loading dataset: {name}")
-    return ensured(reader(cfg), cfg, reader)
+    dataset = reader(cfg)
+    if cfg.DATASET.TEST_ON and getattr(dataset, "tested_on", "") != cfg.DATASET.TEST_ON:
+        raise ConfigError(f"{name}: its reader does not know DATASET.TEST_ON, so it would be tested on its own images")
+    return ensured(dataset, cfg, reader)
 
 
 __all__ = ["DATASET_REGISTRY", "DatasetBase", "Datum", "build_dataset", "set_fallback"]
