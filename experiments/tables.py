@@ -30,7 +30,7 @@ def check_equal_splits(records):
     """
     seen, tested = {}, {}
     for r in records:
-        key = (r["seed"], r["subset"], r["shots"], r["dataset"], r["split"])
+        key = (r["seed"], r["spec"]["part"], r["subset"], r["shots"], r["dataset"], r["split"])
         _same(seen, key, r, "split_sha256", f"on the same split (seed {r['seed']}, {r['subset']} classes")
         key = (r["group"], r["spec"]["part"])
         _same(tested, key, r, "test_sha256", f"on the same {r['split']} images (seeds of one cell")
