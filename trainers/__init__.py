@@ -2,6 +2,8 @@
 
 from yacs.config import CfgNode
 
+from dassl.engine import TRAINER_REGISTRY
+
 from . import (  # noqa: F401
     biomedcoop,
     biomeddpt,
@@ -25,7 +27,13 @@ from . import (  # noqa: F401
     zsclip,
     zsclip2,
 )
-from .base import Context, Learner, PromptTrainer, methods
+from .base import Context, Learner, PromptTrainer
+
+
+def methods():
+    """{name: trainer class} of the registered methods built on PromptTrainer."""
+    found = {n: TRAINER_REGISTRY.get(n) for n in TRAINER_REGISTRY.registered_names()}
+    return {n: t for n, t in found.items() if isinstance(t, type) and issubclass(t, PromptTrainer)}
 
 
 def extend_cfg(cfg):

@@ -2,7 +2,8 @@
 
 from dassl.utils.errors import ConfigError
 
-from .base import Learner, PromptTrainer, unit
+from .base import PromptTrainer
+from .learner import Learner, unit
 
 TOWERS = {"both": ("text", "image"), "text": ("text",), "vision": ("image",)}
 

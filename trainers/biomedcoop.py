@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import divergence, unit
 from .coop import ContextTrainer, CoOpLearner
+from .learner import divergence, unit
 from .sentences import sentence_features
 
 

@@ -16,7 +16,8 @@ from backbones.prompt import shared
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import ConfigError
 
-from .base import Learner, PromptTrainer, divergence, init_context, unit
+from .base import PromptTrainer
+from .learner import Learner, divergence, init_context, unit
 from .sentences import sentence_features
 
 

@@ -19,7 +19,7 @@ from dassl.utils.errors import ConfigError, UserError
 from knowledge import KnowledgeStore, questions_for
 
 from .averaging import AveragingMixin, GaussianAverage
-from .base import Learner, PromptTrainer, init_context, unit
+from .base import PromptTrainer
 from .interventions import (
     Intervention,
     coordinates,
@@ -28,6 +28,7 @@ from .interventions import (
     kaiming,
     on_rows,
 )
+from .learner import Learner, init_context, unit
 from .visual import VisualPrompts
 
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import Learner, PromptTrainer, unit
+from .base import PromptTrainer
+from .learner import Learner, unit
 from .templates import ensemble_features
 
 

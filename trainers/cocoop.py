@@ -13,8 +13,8 @@ from torch import nn
 from backbones.prompt import per_image
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import unit
 from .coop import ContextTrainer, CoOpLearner
+from .learner import unit
 
 
 class CoCoOpLearner(CoOpLearner):

@@ -10,7 +10,8 @@ from torch import nn
 from backbones.prompt import per_class, shared
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import Learner, PromptTrainer, init_context
+from .base import PromptTrainer
+from .learner import Learner, init_context
 
 
 class CoOpLearner(Learner):

@@ -7,7 +7,8 @@ Deep text prompts and deep visual prompts that know nothing of each other (`text
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import Learner, PromptTrainer
+from .base import PromptTrainer
+from .learner import Learner
 from .text_prompts import TextPrompts
 from .visual import VisualPrompts
 

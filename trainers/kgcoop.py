@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import unit
 from .coop import ContextTrainer, CoOpLearner
+from .learner import unit
 from .templates import ensemble_features
 
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import FitTrainer, Learner, unit
+from .fitting import FitTrainer
+from .learner import Learner, unit
 
 COARSE = [1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6]  # scikit-learn's C, large = weak; the first best counts
 

@@ -17,7 +17,8 @@ from torch import nn
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import ConfigError
 
-from .base import FitTrainer, Learner, unit
+from .fitting import FitTrainer
+from .learner import Learner, unit
 from .templates import ensemble_features
 
 ALPHA_EVERY = 10

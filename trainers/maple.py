@@ -13,7 +13,8 @@ from torch import nn
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import ConfigError
 
-from .base import Learner, PromptTrainer
+from .base import PromptTrainer
+from .learner import Learner
 from .text_prompts import TextPrompts
 
 

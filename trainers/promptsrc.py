@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY
 
 from .averaging import AveragingMixin, GaussianAverage
-from .base import PromptTrainer, divergence, unit
+from .base import PromptTrainer
 from .ivlp import IVLPLearner
+from .learner import divergence, unit
 from .templates import PROMPTSRC, ensemble_features
 
 

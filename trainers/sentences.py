@@ -4,7 +4,7 @@ import torch
 
 from knowledge import PromptEnsembles
 
-from .base import unit
+from .learner import unit
 
 
 @torch.no_grad()

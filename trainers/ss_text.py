@@ -14,7 +14,8 @@ from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import FitTrainer, Learner, unit
+from .fitting import FitTrainer
+from .learner import Learner, unit
 from .templates import ensemble_features, template_set
 
 SMALLEST = 1e-3  # lambda

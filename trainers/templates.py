@@ -11,7 +11,7 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES
 
 from dassl.utils.errors import unknown_name
 
-from .base import unit
+from .learner import unit
 
 PHOTO = "a photo of a {}."
 IMAGENET = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]

@@ -9,7 +9,7 @@ from torch import nn
 from backbones.prompt import shared
 from dassl.utils.errors import ConfigError
 
-from .base import init_context
+from .learner import init_context
 
 
 class TextPrompts(nn.Module):

@@ -14,8 +14,10 @@ from torch import nn
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import FitTrainer, Learner, PromptTrainer, labels_of, unit
+from .base import PromptTrainer
 from .features import deterministic, features_of
+from .fitting import FitTrainer, labels_of
+from .learner import Learner, unit
 from .templates import ensemble_features
 
 
@@ -116,7 +118,6 @@ class TipAdapterF(PromptTrainer):
     """Tip-Adapter with trained keys."""
 
     learner = TipFLearner
-    class_agnostic = False
     why_class_bound = WHY
     lr_every_step = True
     defaults = DEFAULTS

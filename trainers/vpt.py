@@ -8,7 +8,8 @@
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import Learner, PromptTrainer
+from .base import PromptTrainer
+from .learner import Learner
 from .templates import ensemble_features
 from .visual import VisualPrompts
 

@@ -7,7 +7,8 @@ import torch
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import Learner, PromptTrainer, unit
+from .base import PromptTrainer
+from .learner import Learner, unit
 
 
 class ZeroshotLearner(Learner):

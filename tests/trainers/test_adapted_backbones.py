@@ -13,10 +13,10 @@ from dassl.utils import set_random_seed
 from dassl.utils.errors import ConfigError, UserError
 from tests.trainers import plain_methods as plain
 from tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
-from trainers.base import cosine_over_steps
 from trainers.clip_lora import CLIPLoRA
 from trainers.clip_svd import CLIPSVD
 from trainers.finetune import FineTune
+from trainers.schedules import cosine_over_steps
 from trainers.zsclip import ZeroshotCLIP
 
 AUGMENTED = {"INPUT.TRANSFORMS": ["random_flip", "normalize"]}

@@ -10,8 +10,8 @@ from dassl.utils.errors import ConfigError, UserError
 from tests.backbones.small_models import images, original, small, tokenizer
 from tests.trainers import cilmp_cases
 from trainers.averaging import GaussianAverage
-from trainers.base import init_context
 from trainers.coop import CoOp, CoOpLearner
+from trainers.learner import init_context
 from trainers.precision import in_towers
 from trainers.visual import VisualPrompts
 from trainers.zsclip import ZeroshotCLIP, ZeroshotLearner

@@ -1,0 +1,51 @@
+"""Methods that are fitted rather than trained."""
+
+import time
+
+import torch
+
+from dassl.data.transforms import build_transform
+from dassl.engine import TrainerX
+
+from .base import PromptTrainer
+from .features import deterministic, features_of
+
+
+class FitTrainer(PromptTrainer):
+    """Base of methods that are fitted to features of the training images: one pass, no gradient through CLIP.
+
+    `fit(train, val)` of the learner gets ((V, N, d) features as the image tower gives them, (N,) labels) of V views,
+    and val's ((M, d), (M,)) or None without a val part.
+    """
+
+    def _length(self):
+        return 1
+
+    def build_optimizer(self, trainables):
+        return None
+
+    def build_scheduler(self, optimizer):
+        return None
+
+    def before_train(self):
+        TrainerX.before_train(self)
+
+    def views(self):
+        """How many random views of each image the fit sees."""
+        return 1
+
+    def run_epoch(self):
+        start, dataset = time.time(), self.dm.dataset
+        views = 1 if deterministic(self.cfg) else self.views()
+        transform, plain = build_transform(self.cfg, is_train=True), build_transform(self.cfg, is_train=False)
+        found = [features_of(self, dataset.train_x, transform, is_train=True, epoch=v) for v in range(views)]
+        train, val = (torch.stack(found), labels_of(dataset.train_x)), None
+        if dataset.val:
+            val = features_of(self, dataset.val, plain), labels_of(dataset.val)
+        self.model.fit(*(None if part is None else tuple(x.to(self.device) for x in part) for part in (train, val)))
+        self.train_seconds += time.time() - start
+
+
+def labels_of(items):
+    """(N,) int64."""
+    return torch.tensor([item.label for item in items])

@@ -1,0 +1,154 @@
+"""What a method learns: a `Learner` beside a frozen CLIP, and what all learners compute with."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dassl.utils.errors import UserError
+
+from .precision import full_precision
+
+
+def unit(x):
+    """x divided by its L2 norm over the last axis, float32."""
+    return F.normalize(x.float(), dim=-1)
+
+
+def divergence(teacher, logits):
+    """KL(softmax(teacher) || softmax(logits)), mean over all (B, C) entries: a C-th of the usual batch mean."""
+    target, own = teacher.log_softmax(-1), logits.log_softmax(-1)
+    return F.kl_div(own, target, reduction="sum", log_target=True) / own.numel()
+
+
+def readable(classname):
+    """A class name as it is put into a prompt."""
+    return classname.replace("_", " ").strip()
+
+
+def init_context(text, phrase, n_ctx, std=0.02):
+    """Context vectors, and the words of the phrase that did not fit.
+
+    Args:
+        text: TextTower.
+        phrase: initial words ("" = random).
+        n_ctx: number of context vectors M.
+
+    Returns:
+        ((M, d_t) float32, words left over as a string that ends in a blank, or "").
+    """
+    phrase = phrase.replace("_", " ").strip()
+    words = text.embed_words(phrase) if phrase else torch.empty(0, text.width)
+    if 0 < n_ctx <= len(words):
+        taken = next(k for k in range(1, 99) if len(text.embed_words(" ".join(phrase.split()[:k]))) >= n_ctx)
+        rest = " ".join(phrase.split()[taken:])
+        return words[:n_ctx].clone(), rest + " " if rest else ""
+    return torch.empty(n_ctx, text.width).normal_(std=std), ""
+
+
+class Learner(nn.Module):
+    """What one method learns. Holds its own parameters and class-bound buffers, never the backbone's weights.
+
+    Args:
+        cfg: the method's config node, TRAINER.<METHOD>.
+        clip: PromptableCLIP, frozen.
+        classnames: C names in label order.
+        context: `Context` with what else a method may need (whole config, dataset, knowledge).
+    """
+
+    class_bound = ()  # names of trained tensors that mean nothing for other classes
+    image_key = ""  # what is done to a frozen image tower ("plain": nothing); "": the tower is adapted
+
+    def __init__(self, cfg, clip, classnames, context=None):
+        super().__init__()
+        self.cfg, self.classnames, self.context = cfg, list(classnames), context
+        self.names = [readable(c) for c in classnames]
+        self._clip = (clip,)  # in a tuple: not a submodule, so not in parameters() nor in the state dict
+        self._kept = {}
+
+    @property
+    def clip(self):
+        return self._clip[0]
+
+    def image_features(self, images):
+        """(B, d), not normalised, of images (B, 3, H, W); features (B, d) computed before pass through."""
+        return images if images.dim() == 2 else self.clip.image.encode(images)
+
+    def once(self, compute):
+        """What compute() gives; in evaluation, where it does not depend on the image, once for all batches.
+
+        compute: a method, or a function that stays the same object; what is kept is kept for it alone.
+        """
+        if self.training or torch.is_grad_enabled():
+            return compute()
+        if compute not in self._kept:
+            self._kept[compute] = compute()
+        return self._kept[compute]
+
+    def train(self, mode=True):
+        self._kept = {}
+        return super().train(mode)
+
+    def logits(self, images):
+        """(B, C) logits of images (B, 3, H, W), or of features where the image tower is frozen."""
+        raise NotImplementedError
+
+    @full_precision
+    def forward(self, images):
+        return self.logits(images)
+
+    def loss(self, images, labels):
+        """(scalar loss, logits (B, C)); cross-entropy unless a method says more."""
+        logits = self.logits(images)
+        return F.cross_entropy(logits, labels), logits
+
+    @full_precision
+    def score(self, image_features, text_features):
+        """Scaled cosine logits (B, C), float32, of features (B, d) and (C, d) or (B, C, d), none normalised yet."""
+        v, t = unit(image_features), unit(text_features)
+        cosine = v @ t.mT if t.dim() == 2 else torch.einsum("bd,bcd->bc", v, t)
+        return self.clip.scale() * cosine
+
+    def named_trainables(self):
+        """(name, parameter) of everything learned; methods that adapt the backbone in place override this."""
+        return [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+
+    def checkpoint_state(self):
+        return {n: p.detach().clone() for n, p in self.named_trainables()}
+
+    def load_checkpoint_state(self, state):
+        """Copy learned tensors in; names and shapes must fit this method and setting.
+
+        Raises:
+            UserError: tensors of another method or setting, or bound to other classes.
+        """
+        own = dict(self.named_trainables())
+        self._check_fits(own, state)
+        self._kept = {}
+        with torch.no_grad():
+            for name, value in state.items():
+                own[name].copy_(value)
+
+    def _check_fits(self, own, state):
+        if missing := sorted(set(own) ^ set(state)):
+            raise UserError(
+                f"the checkpoint is not of this method and setting: {', '.join(missing[:4])}"
+                f"{' ...' if len(missing) > 4 else ''} on one side only; use the run's own config.yaml"
+            )
+        for name, value in state.items():
+            if value.shape != own[name].shape:
+                raise UserError(self._shape_message(name, tuple(value.shape), tuple(own[name].shape)))
+
+    def _shape_message(self, name, found, wanted):
+        if name in self.class_bound:
+            return f"{name} {found} was learned for other classes than these {len(self.classnames)}; retrain on them"
+        return (
+            f"the checkpoint's {name} is {found}, this setting needs {wanted}: another backbone, LLM, prompt length or "
+            f"rank; use the run's own config.yaml"
+        )
+
+
+class Context:
+    """What a learner may ask for besides its config node: the whole config, the dataset, the device."""
+
+    def __init__(self, cfg, dataset, device):
+        self.cfg, self.dataset, self.device = cfg, dataset, device
