@@ -39,7 +39,8 @@ def table_of(protocol, specs, folder, targets=(), title="", notes=()):
     labels = {s.first.key: (s.label, i) for i, s in reversed(list(enumerate(wanted)))}
     split = wanted[0].split if wanted else "test"
     found = [r for r in records(folder, split) if r["group"] in labels]
-    found.sort(key=lambda r: (labels[r["group"]][1], r["seed"]))
+    order = {s.key: i for i, s in reversed(list(enumerate(wanted)))}
+    found.sort(key=lambda r: (labels[r["group"]][1], r["seed"], order.get(r["key"], len(order))))
     for r in found:
         r["spec"]["label"] = labels[r["group"]][0]
     there = {(r["key"], r["seed"]) for r in found}

@@ -70,3 +70,8 @@ def by_part(values):
 def column(part):
     """Name of a part's column."""
     return "test" if part == "train_all" else part.removeprefix("test_")
+
+
+def columns_by_part(parts):
+    """The source's own test first, then the targets as they come."""
+    return [column(part) for part in sorted(parts, key=lambda part: part != "train_all")]

@@ -5,7 +5,7 @@ import contextlib
 from dassl.utils.errors import UserError
 from dassl.utils.paths import slug
 
-from .base import Protocol, by_part, column
+from .base import Protocol, by_part, columns_by_part
 
 
 class CrossDataset(Protocol):
@@ -26,7 +26,7 @@ class CrossDataset(Protocol):
         return [train, *(train.then(f"test_{slug(t)}", {"DATASET.NAME": t, "DATASET.NUM_SHOTS": -1}) for t in targets)]
 
     def columns(self, parts):
-        return [column(part) for part in parts]
+        return columns_by_part(parts)
 
     def figures(self, values):
         return by_part(values)

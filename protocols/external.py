@@ -2,7 +2,7 @@
 
 from dassl.utils.paths import slug
 
-from .base import Protocol, by_part, column
+from .base import Protocol, by_part, columns_by_part
 
 
 class External(Protocol):
@@ -24,7 +24,7 @@ class External(Protocol):
         return [train, *(train.then(f"test_{slug(t)}", {"DATASET.TEST_ON": t}) for t in targets)]
 
     def columns(self, parts):
-        return [column(part) for part in parts]
+        return columns_by_part(parts)
 
     def figures(self, values):
         return by_part(values)
