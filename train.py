@@ -8,8 +8,15 @@
 The flags are CoOp's; KEY VALUE pairs at the end win over everything. For whole protocols see scripts/.
 """
 
-from dassl.utils.errors import run_main
-from experiments.single import main
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # also in a spawned worker
+import cilmp
+
+cilmp.off_path()
+from cilmp.experiments.single import main  # noqa: E402
+from dassl.utils.errors import run_main  # noqa: E402
 
 if __name__ == "__main__":
     run_main(main, resume_hint="The same command goes on where it was.")

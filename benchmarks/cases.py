@@ -11,16 +11,16 @@ import functools
 import torch
 import torch.nn.functional as F
 
-import trainers
-from backbones.factory import build, wrap
-from backbones.registry import OPENAI_MEAN, OPENAI_STD
-from backbones.tokens import clip_bpe
-from benchmarks import precision
-from benchmarks.harness import HarnessStep, LoaderPass
-from benchmarks.plain.image import plain_image
-from benchmarks.plain.text import Slot, plain_text
+from cilmp import trainers
+from cilmp.backbones.factory import build, wrap
+from cilmp.backbones.registry import OPENAI_MEAN, OPENAI_STD
+from cilmp.backbones.tokens import clip_bpe
+from cilmp.benchmarks import precision
+from cilmp.benchmarks.harness import HarnessStep, LoaderPass
+from cilmp.benchmarks.plain.image import plain_image
+from cilmp.benchmarks.plain.text import Slot, plain_text
+from cilmp.trainers.cilmp import CILMP, CILMPLearner
 from dassl.engine import TRAINER_REGISTRY
-from trainers.cilmp import CILMP, CILMPLearner
 
 NAMES = ["dyed lifted polyps", "dyed resection margins", "esophagitis", "normal cecum", "normal pylorus",
          "normal z-line", "polyps", "ulcerative colitis"]  # fmt: skip

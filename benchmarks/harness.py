@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from cilmp.experiments.settings import base_config, method_files
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
-from experiments.settings import base_config, method_files
 
 
 def make_believe(folder, names, rows, width, images=4, side=224):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Near duplicates of a folder of images: how many, how long it takes, and how many planted copies are found.
 
-    python benchmarks/near_duplicates.py FOLDER [--copies 200] [--look DIR]
+    python -m cilmp.benchmarks.near_duplicates FOLDER [--copies 200] [--look DIR]
 
 For each alteration, --copies images are altered, saved as JPEG (quality 90) in a temporary folder, and judged together
 with all the others; the share paired with its original is the recall. With --look, sheets of 50 pairs, drawn at random
@@ -11,21 +11,19 @@ from those of the folder itself, are written to DIR: whether they are true is fo
 import argparse
 import os
 import random
-import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps  # noqa: E402
 
+from cilmp.datasets import duplicates  # noqa: E402
+from cilmp.datasets.scan import scan  # noqa: E402
 from dassl.utils import read_image  # noqa: E402
 from dassl.utils.errors import UserError, run_main  # noqa: E402
-from datasets import duplicates  # noqa: E402
-from datasets.scan import scan  # noqa: E402
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".webp"}
 QUALITY = 90

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from yacs.config import CfgNode
 
+from cilmp.scripts.lib.settings import base_config, method_files
+from cilmp.trainers.precision import AUTOCAST, in_towers
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import set_random_seed
-from scripts.lib.settings import base_config, method_files
-from trainers.precision import AUTOCAST, in_towers
 
 WORDS = {"bf16": "bf16", "fp16": "amp"}  # how a column is called: the precision that runs it
 SCALE, SHARE = 100.0, 0.52  # CLIP's scale; cosine of every feature with the direction common to all: 0.52^2 = 0.27
@@ -154,7 +154,7 @@ def shift(tower, offset):
 
 def cases(towers, names, rows, width):
     """{name: (suite, kind, sizes)} of the suite `precision`."""
-    import trainers
+    from cilmp import trainers
 
     common = {"images": 64, "classes": 8, "towers": towers, "names": names, "width": width}
     found = {f"precision/demo/{m.lower()}": ("precision", OnDemo, {"method": m}) for m in sorted(trainers.methods())}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Time and memory of the fast forms against the plain ones, one table a suite.
 
-    python benchmarks/run.py [--suite cilmp] [--case NAME] [--device cpu|cuda] [--json FILE]
+    python -m cilmp.benchmarks.run [--suite cilmp] [--case NAME] [--device cpu|cuda] [--json FILE]
 
 Fast and plain runs are interleaved in one process and medians are given; each memory figure is the growth of the
 peak in a process of its own. A plain form that would need more than 60 % of the memory is not run. Suite precision
@@ -18,11 +18,10 @@ import time
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
 
 import torch  # noqa: E402
 
-from benchmarks.cases import CASES, equality  # noqa: E402
+from cilmp.benchmarks.cases import CASES, equality  # noqa: E402
 from dassl.utils.errors import run_main, unknown_name  # noqa: E402
 from dassl.utils.io import write_json  # noqa: E402
 

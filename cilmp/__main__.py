@@ -4,18 +4,23 @@ import importlib
 import os
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+if not __package__:  # called by its folder's name, which needs no installation: python PATH/TO/cilmp
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import cilmp
+
+cilmp.off_path()
+__spec__ = None  # a spawned worker then runs this file by its path, and so finds cilmp where it is not installed
 
 COMMANDS = {  # word: (module with main(argv), one line)
-    "train": ("experiments.single", "one run: one method, one data set, one seed (CoOp's flags)"),
-    "run": ("experiments.commands", "a protocol for some methods, then its table: run PROTOCOL METHOD ..."),
-    "compare": ("experiments.commands", "every method on one data set, one table"),
-    "sweep": ("experiments.commands", "a grid of settings, chosen on val or shown on test"),
-    "report": ("experiments.commands", "all tables and pictures of an output folder"),
-    "prepare": ("datasets.commands", "raw images in, a split out"),
-    "check": ("datasets.commands", "what can be said against a data set"),
-    "extract": ("knowledge.commands", "what a language model says about the classes"),
-    "list": ("experiments.commands", "methods, protocols, data sets, backbones, language models"),
+    "train": ("cilmp.experiments.single", "one run: one method, one data set, one seed (CoOp's flags)"),
+    "run": ("cilmp.experiments.commands", "a protocol for some methods, then its table: run PROTOCOL METHOD ..."),
+    "compare": ("cilmp.experiments.commands", "every method on one data set, one table"),
+    "sweep": ("cilmp.experiments.commands", "a grid of settings, chosen on val or shown on test"),
+    "report": ("cilmp.experiments.commands", "all tables and pictures of an output folder"),
+    "prepare": ("cilmp.datasets.prepare.command", "raw images in, a split out"),
+    "check": ("cilmp.datasets.check_command", "what can be said against a data set"),
+    "extract": ("cilmp.experiments.extract", "what a language model says about the classes"),
+    "list": ("cilmp.experiments.commands", "methods, protocols, data sets, backbones, language models"),
 }
 
 

@@ -7,12 +7,12 @@
     datasets.overlap("ISIC", "DERMAMNIST")  what two sets share; refuse_overlap raises
 """
 
-from datasets.locate import DatasetInfo, canonical, data_root, info, known
-from datasets.overlap import overlap, refuse_overlap
-from datasets.readers import CSV, DICOM, ImageFolder
-from datasets.registration import reads, resolve
-from datasets.split_dataset import SplitDataset
-from datasets.tables import TABLE
+from cilmp.datasets.locate import DatasetInfo, canonical, data_root, info, known
+from cilmp.datasets.overlap import overlap, refuse_overlap
+from cilmp.datasets.readers import CSV, DICOM, ImageFolder
+from cilmp.datasets.registration import reads, resolve
+from cilmp.datasets.split_dataset import SplitDataset
+from cilmp.datasets.tables import TABLE
 
 __all__ = ["CSV", "DICOM", "TABLE", "DatasetInfo", "ImageFolder", "SplitDataset", "canonical",
            "data_root", "info", "known", "overlap", "reads", "refuse_overlap", "resolve"]

@@ -11,9 +11,9 @@ A split `x.json` that is not called split.json has its own `x.dataset.json`: two
 from functools import cache
 from pathlib import Path
 
+from cilmp.datasets import groups
 from dassl.utils.errors import UserError
 from dassl.utils.io import read_json
-from datasets import groups
 
 CONFOUNDED = "source-confounded, not a clinical result"
 NOTES = {name: CONFOUNDED for name in ("covid_xray", "mixed_six", "blood_cells")}  # known trial sets, by folder name

@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 from scipy.fft import dct
 
-from datasets.same_picture import Place
+from cilmp.datasets.same_picture import Place
 
 WAVES = 10
 LIKE = 0.9  # cosine of the descriptions

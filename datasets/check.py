@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from cilmp.datasets import duplicates, groups, locate, npz
+from cilmp.datasets.beside import are_ids, find_groups
+from cilmp.datasets.prepare.files import need_utf8
+from cilmp.datasets.prepare.run import MOST_COPIES, clusters_of, too_many
+from cilmp.datasets.scan import scan
+from cilmp.datasets.split_file import PARTS, find_base, read_split
+from cilmp.datasets.tables import TABLE
 from dassl.utils.arrays import file_of
 from dassl.utils.errors import MissingFile, UnknownName, UserError
-from datasets import duplicates, groups, locate, npz
-from datasets.beside import are_ids, find_groups
-from datasets.prepare.files import need_utf8
-from datasets.prepare.run import MOST_COPIES, clusters_of, too_many
-from datasets.scan import scan
-from datasets.split_file import PARTS, find_base, read_split
-from datasets.tables import TABLE
 
 
 @dataclass

@@ -1,14 +1,14 @@
-"""The tables of docs/datasets.md, made from the facts: `python -m datasets.docs` writes them into the page."""
+"""The tables of docs/datasets.md, made from the facts: `python -m cilmp.datasets.docs` writes them into the page."""
 
 from pathlib import Path
 
+from cilmp.datasets.overlap import pairs
+from cilmp.datasets.tables import TABLE
 from dassl.utils.io import write_text
 from dassl.utils.paths import REPO
-from datasets.overlap import pairs
-from datasets.tables import TABLE
 
 PAGE = REPO / "docs" / "datasets.md"
-START, END = "<!-- made by python -m datasets.docs -->", "<!-- end of the made part -->"
+START, END = "<!-- made by python -m cilmp.datasets.docs -->", "<!-- end of the made part -->"
 
 
 def tables():
@@ -21,7 +21,7 @@ def tables():
                  f"{sum(f.counts):,}" if f.counts else "", f.partition, f.group) for f in sets]),
         "\n### Where they come from\n",
         _table(("set", "page", "licence", "raw data", "then", "folder and split under DATA"),
-               [(f.name, f.home, f.licence, _access(f), f"`prepare_dataset.py {f.name} --raw DIR`", _layouts(f))
+               [(f.name, f.home, f.licence, _access(f), f"`cilmp prepare {f.name} --raw DIR`", _layouts(f))
                 for f in sets]),
         "\n### Sets that share images\n",
         _table(("set", "and", "share"), pairs()),

@@ -10,10 +10,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from cilmp.datasets.candidates import candidates
+from cilmp.datasets.same_picture import agreement
+from cilmp.datasets.scan import grey
 from dassl.utils import read_image
-from datasets.candidates import candidates
-from datasets.same_picture import agreement
-from datasets.scan import grey
 
 GLANCE = 0.7  # agreement of the thumbnails that is worth opening both images
 SAME = 0.75  # agreement of the images

@@ -9,9 +9,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cilmp.datasets import text_table
+from cilmp.datasets.facts import compile_pattern, group_id
 from dassl.utils.errors import UserError
-from datasets import text_table
-from datasets.facts import compile_pattern, group_id
 
 FILE_COLUMNS = ("file", "path", "file name", "file path", "image", "image path", "image name", "image id", "img")
 GROUP_COLUMNS = ("group", "group_id", "patient_id", "patient", "subject_id", "subject")

@@ -9,14 +9,14 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cilmp.datasets import npz
+from cilmp.datasets.beside import read_facts
+from cilmp.datasets.facts import phrase
+from cilmp.datasets.prepare import own
+from cilmp.datasets.split_file import parse_split, read_split, safe_path
+from cilmp.datasets.tables import TABLE
 from dassl.utils.errors import MissingFile, UserError, unknown_name
-from dassl.utils.paths import REPO, cache_root
-from datasets import npz
-from datasets.beside import read_facts
-from datasets.facts import phrase
-from datasets.prepare import own
-from datasets.split_file import parse_split, read_split, safe_path
-from datasets.tables import TABLE
+from dassl.utils.paths import cache_root, home
 
 FOLDER_SETS = {"ImageFolder": "a folder of class folders (ROOT is the folder)",
                "CSV": "a table path,label[,split][,group] (ROOT is the file)",
@@ -48,9 +48,9 @@ class DatasetInfo:
 
 
 def data_root(root=""):
-    """The folder of all data sets, absolute: `root` or $DATA against the caller's folder, else <repository>/data."""
+    """The folder of all data sets, absolute: `root` or $DATA against the caller's folder, else data/ here."""
     root = root or os.environ.get("DATA", "")
-    return Path(os.path.abspath(os.path.expanduser(root))) if root else REPO / "data"
+    return Path(os.path.abspath(os.path.expanduser(root))) if root else home() / "data"
 
 
 def canonical(name):
@@ -94,7 +94,7 @@ def find_split(name, root=""):
     """(path of the split file, folders its images may lie under) of a set; MissingFile says where it looked."""
     name = canonical(name)
     if name == PHANTOM:
-        from datasets import phantom
+        from cilmp.datasets import phantom
 
         folder = phantom.ensure(cache_root() / getattr(phantom, "FOLDER", "phantom-v1"))
         return folder / "split.json", (folder,)
@@ -152,7 +152,7 @@ def load_split(name, root="", size=224):
 
 def prepare_command(name, root):
     """What to type to make a split; "folder" for a set of one's own."""
-    return f"python scripts/prepare_dataset.py {name} --raw DIR --root {shlex.quote(str(root))}"
+    return f"cilmp prepare {name} --raw DIR --root {shlex.quote(str(root))}"
 
 
 def info(name, root=""):

@@ -4,11 +4,11 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cilmp.datasets import locate, npz
+from cilmp.datasets.beside import read_groups
+from cilmp.datasets.split_file import Split, find_base
+from cilmp.datasets.tables import TABLE
 from dassl.utils.io import sha256_of
-from datasets import locate, npz
-from datasets.beside import read_groups
-from datasets.split_file import Split, find_base
-from datasets.tables import TABLE
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ Which collections a set is made of stands in its row (`sources`), for a set of o
 import os
 from itertools import combinations
 
+from cilmp.datasets.locate import canonical, info
+from cilmp.datasets.tables import TABLE
 from dassl.utils.errors import UserError
-from datasets.locate import canonical, info
-from datasets.tables import TABLE
 
 COLLECTIONS = {
     "ham10000": "HAM10000 (ISIC 2018 train and DermaMNIST are the same photographs)",

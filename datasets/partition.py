@@ -3,8 +3,8 @@
 import random
 from collections import Counter
 
+from cilmp.datasets.split_file import PARTS
 from dassl.utils.errors import UserError
-from datasets.split_file import PARTS
 
 RATIOS = (0.7, 0.1, 0.2)  # train, val, test
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from cilmp.datasets.phantom_drawing import DRAWINGS, SIZE, blob, line, paint
 from dassl.utils.errors import UserError
-from datasets.phantom_drawing import DRAWINGS, SIZE, blob, line, paint
 
 MODALITIES = {  # finding -> modality phrase; sorted: the first six are base classes, the last six new
     "atelectasis": "chest X-ray",

@@ -4,7 +4,7 @@ import random
 import textwrap
 from pathlib import Path
 
-from datasets.split_file import PARTS
+from cilmp.datasets.split_file import PARTS
 
 SHOWN = 6  # images a class
 MOST = 24  # classes on the page

@@ -1,11 +1,11 @@
 """Readers without a split file: a folder of class folders, a table; and the maker of all others."""
 
+from cilmp.datasets import locate, partition
+from cilmp.datasets.located import Located
+from cilmp.datasets.prepare import own
+from cilmp.datasets.split_dataset import SplitDataset
+from cilmp.datasets.split_file import PARTS, parse_split
 from dassl.utils.errors import UserError
-from datasets import locate, partition
-from datasets.located import Located
-from datasets.prepare import own
-from datasets.split_dataset import SplitDataset
-from datasets.split_file import PARTS, parse_split
 
 
 def reader(name, facts=None):
@@ -20,7 +20,7 @@ class ImageFolder(SplitDataset):
 
     Without such parts images are split 70/10/20 by class with a fixed seed of its own, by groups.csv where there
     is one: the same folder gives the same parts on every machine. To keep the split in a file, use
-    scripts/prepare_dataset.py folder.
+    cilmp prepare folder.
     """
 
     @classmethod

@@ -1,9 +1,9 @@
 """Every reader in Dassl's registry, and the names that are not there: folders with a split.json under DATA."""
 
+from cilmp.datasets.locate import canonical, is_split_folder, not_found
+from cilmp.datasets.readers import CSV, DICOM, ImageFolder, reader
+from cilmp.datasets.tables import TABLE
 from dassl.data.datasets import DATASET_REGISTRY, set_fallback
-from datasets.locate import canonical, is_split_folder, not_found
-from datasets.readers import CSV, DICOM, ImageFolder, reader
-from datasets.tables import TABLE
 
 for _name, _facts in TABLE.items():
     if _name not in DATASET_REGISTRY:  # a plugin's reader of that name was first

@@ -3,12 +3,12 @@
 A reader of a public set is a row of the table (`datasets/tables`); a folder with a split.json needs none.
 """
 
+from cilmp.datasets import located, sampling
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.data.datasets.subset import class_subset
 from dassl.utils.errors import ConfigError
 from dassl.utils.io import read_json, sha256_of, write_json
 from dassl.utils.paths import cache_root, slug
-from datasets import located, sampling
 
 
 class SplitDataset(DatasetBase):
@@ -66,8 +66,8 @@ class SplitDataset(DatasetBase):
 
     def _external(self, cfg, shown):
         """[Datum] of another set's test part, in these classes."""
-        from datasets import registration
-        from datasets.external import external_test
+        from cilmp.datasets import registration
+        from cilmp.datasets.external import external_test
 
         if cfg.DATASET.SUBSAMPLE_CLASSES != "all":
             raise ConfigError("DATASET.TEST_ON goes with all classes, not with base or new")
@@ -81,7 +81,7 @@ class SplitDataset(DatasetBase):
 
     def _cached(self, data, wished):
         """The lists with pixels out of the machine's cache of decoded images."""
-        from datasets.image_cache import cached
+        from cilmp.datasets.image_cache import cached
 
         items = [datum for rows in data.values() for datum in rows]
         everything = iter(cached(items, self.root_dir, max(wished.SIZE), wished.INTERPOLATION))

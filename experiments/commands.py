@@ -51,7 +51,7 @@ def _spelled(method, plugins=""):
 
 def run(argv):
     """cilmp run PROTOCOL METHOD[,METHOD ...] [DATASET] [SEED ...]"""
-    from protocols import PROTOCOLS
+    from cilmp.protocols import PROTOCOLS
 
     listing = "\n".join(f"    {name:<14} {p.summary}" for name, p in PROTOCOLS.items())
     about = "All runs of a protocol, then their table. No data set: the demo; no seeds: 1 2 3."

@@ -24,9 +24,7 @@ def resolved(specs):
 
 def at_the_door(specs):
     """Find out before the first run, not after the last: data sets, backbone, LLM rows and sentences."""
-    import backbones
-    import datasets
-    import trainers
+    from cilmp import backbones, datasets, trainers
 
     wanted = [s for s in specs if not s.why_not]
     for name, root in dict.fromkeys((s.dataset, s.root) for s in wanted):

@@ -5,11 +5,8 @@ def listing(plugins=(), root=""):
     """Five tables as text."""
     from tabulate import tabulate
 
-    import backbones
-    import datasets
-    import knowledge
-    import trainers
-    from protocols import PROTOCOLS
+    from cilmp import backbones, datasets, knowledge, trainers
+    from cilmp.protocols import PROTOCOLS
 
     from .settings import base_config
 

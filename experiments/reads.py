@@ -21,8 +21,7 @@ WORDS = {"groups": "groups of images", "weights": "backbone weights", "tested on
 
 def reads_of(cfg):
     """{what: SHA-256 or a plain word} of what a run of this configuration reads; see the module."""
-    import backbones
-    import trainers
+    from cilmp import backbones, trainers
     from dassl.engine import TRAINER_REGISTRY
 
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
@@ -60,7 +59,7 @@ class _Hidden:
 
 @cache
 def _data(name, root, size, hidden):
-    import datasets
+    from cilmp import datasets
 
     if is_ours(name):
         found = datasets.reads(name, root, size)
@@ -76,7 +75,7 @@ def _data(name, root, size, hidden):
 
 def is_ours(name):
     """False for a reader of the user's own (a plugin): it may keep its files as it likes."""
-    import datasets
+    from cilmp import datasets
 
     reader = _reader(name)
     return reader is None or issubclass(reader, datasets.SplitDataset)
@@ -91,7 +90,7 @@ def _reader(name):
 
 def _outside(cls):
     """The file that defines a class, if it is none of ours."""
-    if cls is None or cls.__module__.split(".")[0] in ("trainers", "datasets", "dassl", "cilmp"):
+    if cls is None or cls.__module__.split(".")[0] in ("dassl", "cilmp"):
         return None
     try:
         return Path(inspect.getfile(cls))
@@ -103,21 +102,21 @@ class Knowledge:
     """What a method reads of a language model for the classes of one data set: there, or made on demand."""
 
     def __init__(self, trainer, cfg):
-        import datasets
+        from cilmp import datasets
 
         self.cfg, self.rows, self.node = cfg, trainer.llm_form == "rows", cfg.TRAINER[trainer.node_name()]
         self.info = datasets.info(cfg.DATASET.NAME, cfg.DATASET.ROOT)
         self.names, self.dataset, self.llm = list(self.info.classnames), cfg.DATASET.NAME, cfg.MODEL.LLM
 
     def store(self):
-        import knowledge
+        from cilmp import knowledge
 
         if self.rows:
             return knowledge.KnowledgeStore(self.dataset, self.llm, questions=self.questions())
         return knowledge.PromptEnsembles(self.dataset, self.node.SENTENCES or self.llm, phrases=self.info.phrases())
 
     def questions(self):
-        import knowledge
+        from cilmp import knowledge
 
         return knowledge.questions_for(self.names, phrases=self.info.phrases())
 
@@ -128,7 +127,7 @@ class Knowledge:
 
     def ensure(self):
         """Extract or sample what nobody has yet, saying so; a file of the user's own must be there."""
-        import knowledge
+        from cilmp import knowledge
 
         store = self.store()
         if not (why := store.missing(self.names)) or (not self.rows and self.node.SENTENCES):

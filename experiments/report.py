@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from cilmp.protocols import PROTOCOLS
 from dassl.utils.errors import MissingFile, UserError
 from dassl.utils.io import write_text
 from dassl.utils.paths import output_root, slug
-from protocols import PROTOCOLS
 
 from . import tables
 from .collect import records

@@ -11,9 +11,8 @@ from pathlib import Path
 import yaml
 
 from dassl.utils.errors import ConfigError, MissingFile, UserError
-from dassl.utils.paths import REPO
 
-CONFIGS = REPO / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def load_plugins(plugins):
@@ -73,8 +72,10 @@ def _load_file(path):
 
 def base_config(plugins=()):
     """Defaults with the nodes of all methods and of the plugins (an `extend_cfg(cfg)` of theirs is called)."""
-    import datasets  # noqa: F401 - registers the readers
-    import trainers
+    from cilmp import (
+        datasets,  # noqa: F401 - registers the readers
+        trainers,
+    )
     from dassl.config import get_cfg_default
 
     modules = load_plugins(plugins)
@@ -134,7 +135,7 @@ def tuned(method, protocol, dataset):
 
 def every_method():
     """All registered methods for a comparison: untrained ones first, ours last."""
-    import trainers
+    from cilmp import trainers
 
     found = trainers.methods()
     return sorted(found, key=lambda n: (n == "CILMP", found[n].trains, n.lower()))
@@ -156,8 +157,8 @@ class Request:
     """
 
     def __init__(self, protocol, method, dataset, seeds, environ=None, label=""):
-        from datasets import canonical
-        from protocols import protocol as find
+        from cilmp.datasets import canonical
+        from cilmp.protocols import protocol as find
 
         env = dict(os.environ if environ is None else environ)
         self.opts = words(env.get("OPTS", ""))
@@ -250,9 +251,9 @@ class Request:
 
     def spec(self, base, method, shots, seed):
         """The bare RunSpec of a method, number of shots and seed, from which the protocol makes its runs."""
+        from cilmp.protocols import RunSpec
         from dassl.config import merge_from_file, merge_from_list
         from dassl.engine import TRAINER_REGISTRY
-        from protocols import RunSpec
 
         trainer = TRAINER_REGISTRY.get(method)  # an unknown one is named here, with the nearest
         cfg, protocol = base.clone(), self.protocol.name

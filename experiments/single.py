@@ -62,8 +62,8 @@ def parser():
 def spec_of(args):
     """The resolved RunSpec of the flags: defaults, nodes of methods and plugins, data set file, method file, flags,
     pairs."""
+    from cilmp.protocols import RunSpec
     from dassl.config import merge_from_file, merge_from_list, set_key
-    from protocols import RunSpec
 
     from .reads import reads_of
     from .settings import base_config

@@ -105,7 +105,7 @@ class PromptEnsembles:
     def _remedy(self, n=50):
         if self.llm.endswith(".json"):
             return "add them to that file"
-        return (f"make them with: python scripts/extract_knowledge.py --dataset {self.dataset} --llm {self.llm} "
+        return (f"make them with: cilmp extract --dataset {self.dataset} --llm {self.llm} "
                 f"--sentences {n}")
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from dassl.utils.errors import UserError
 from dassl.utils.io import sha256_of
-from dassl.utils.paths import REPO, cache_root, slug
+from dassl.utils.paths import cache_root, slug
 
 from .llms import identity, is_hub_id, llm_slug, meant
 from .names import match
 
-SHIPPED = REPO / "knowledge" / "stored"
+SHIPPED = Path(__file__).resolve().parent / "stored"
 
 
 @dataclass(frozen=True)

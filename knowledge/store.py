@@ -45,7 +45,7 @@ def is_place(llm):
 
 def extraction_command(dataset, llm, pool="layers", classnames=(), dtype=""):
     """What to type to make representations."""
-    words = ["python", "scripts/extract_knowledge.py", "--dataset", dataset, "--llm", str(llm)]
+    words = ["cilmp", "extract", "--dataset", dataset, "--llm", str(llm)]
     words += ["--pool", pool] if pool != "layers" else []
     words += ["--dtype", dtype] if dtype else []
     words += ["--classes", ";".join(classnames)] if classnames else []

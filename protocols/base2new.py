@@ -17,7 +17,7 @@ class BaseToNew(Protocol):
     other_classes = True
 
     def refuse(self, dataset, root, targets=()):
-        import datasets
+        from cilmp import datasets
 
         try:
             n = len(datasets.info(dataset, root).classnames)

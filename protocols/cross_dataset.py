@@ -16,7 +16,7 @@ class CrossDataset(Protocol):
     other_classes = True
 
     def refuse(self, dataset, root, targets=()):
-        from datasets import refuse_overlap
+        from cilmp.datasets import refuse_overlap
 
         for target in targets:
             refuse_overlap(dataset, target, root)
@@ -32,7 +32,7 @@ class CrossDataset(Protocol):
         return by_part(values)
 
     def notes(self, dataset, targets=()):
-        from datasets.overlap import overlap
+        from cilmp.datasets.overlap import overlap
 
         notes = []
         for target in targets:

@@ -12,8 +12,8 @@ class External(Protocol):
     needs_targets = True
 
     def refuse(self, dataset, root, targets=()):
-        import datasets
-        from datasets.external import same_classes
+        from cilmp import datasets
+        from cilmp.datasets.external import same_classes
 
         for target in targets:
             datasets.refuse_overlap(dataset, target, root)

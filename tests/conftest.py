@@ -1,5 +1,6 @@
-"""Shared by all tests: the repository on the path, and the small real sets where they are."""
+"""Shared by all tests: this checkout's cilmp, and the small real sets where they are."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -10,8 +11,19 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-if str(REPO) not in sys.path:
-    sys.path.insert(0, str(REPO))
+
+
+def the_cilmp_of(repo):
+    """Import cilmp from this checkout, installed or not, whatever other one is."""
+    places = {"submodule_search_locations": [str(repo / "cilmp")]}
+    spec = importlib.util.spec_from_file_location("cilmp", repo / "cilmp" / "__init__.py", **places)
+    sys.modules["cilmp"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["cilmp"])
+    sys.modules["cilmp"].off_path()  # `python -m pytest` puts the root there
+
+
+if "cilmp" not in sys.modules:
+    the_cilmp_of(REPO)
 # Tests write nothing into the repository's output; sub-processes inherit this.
 OWN_CACHE = None if os.environ.get("CILMP_TEST_CACHE") else tempfile.mkdtemp(prefix="cilmp-tests-")
 os.environ["CILMP_CACHE"] = OWN_CACHE or os.environ["CILMP_TEST_CACHE"]

@@ -8,7 +8,7 @@ import math
 
 import torch
 
-import backbones
+from cilmp import backbones
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils.errors import ConfigError

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.prompt import shared
+from cilmp.backbones.prompt import shared
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import ConfigError
 

@@ -12,11 +12,11 @@ first J_v vision layers. Loss: cross-entropy of  s v_b . t_{b,c}. Equations: `in
 import torch
 from torch import nn
 
-from backbones.prompt import shared
-from backbones.rank import Basis, LowRank
+from cilmp.backbones.prompt import shared
+from cilmp.backbones.rank import Basis, LowRank
+from cilmp.knowledge import KnowledgeStore, questions_for
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import ConfigError, UserError
-from knowledge import KnowledgeStore, questions_for
 
 from .averaging import AveragingMixin, GaussianAverage
 from .base import PromptTrainer

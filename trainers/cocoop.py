@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from backbones.prompt import per_image
+from cilmp.backbones.prompt import per_image
 from dassl.engine import TRAINER_REGISTRY
 
 from .coop import ContextTrainer, CoOpLearner

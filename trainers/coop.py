@@ -7,7 +7,7 @@ Prompt of class c:  [SOS] v_1..v_M <name> . [EOS]   (or the name in the middle, 
 import torch
 from torch import nn
 
-from backbones.prompt import per_class, shared
+from cilmp.backbones.prompt import per_class, shared
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import PromptTrainer

@@ -2,7 +2,7 @@
 
 import torch
 
-from knowledge import PromptEnsembles
+from cilmp.knowledge import PromptEnsembles
 
 from .learner import unit
 

@@ -6,7 +6,7 @@
 import torch
 from torch import nn
 
-from backbones.prompt import shared
+from cilmp.backbones.prompt import shared
 from dassl.utils.errors import ConfigError
 
 from .learner import init_context

@@ -4,12 +4,18 @@ import os
 import re
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[2]  # the checkout; of an installed package, where it was installed
+CHECKOUT = (REPO / "train.py").is_file()
+
+
+def home():
+    """Where data/ and output/ lie by default: the checkout, or the caller's folder where there is none."""
+    return REPO if CHECKOUT else Path.cwd()
 
 
 def output_root():
-    """$OUTPUT (relative to the caller's folder), else <repository>/output."""
-    return Path(os.environ["OUTPUT"]).absolute() if os.environ.get("OUTPUT") else REPO / "output"
+    """$OUTPUT (relative to the caller's folder), else output/ in the checkout, or where one stands."""
+    return Path(os.environ["OUTPUT"]).absolute() if os.environ.get("OUTPUT") else home() / "output"
 
 
 def cache_root():

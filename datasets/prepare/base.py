@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cilmp.datasets import groups, text_table
+from cilmp.datasets.prepare.files import walk
 from dassl.utils.errors import MissingFile, UserError
-from datasets import groups, text_table
-from datasets.prepare.files import walk
 
 
 @dataclass(frozen=True)

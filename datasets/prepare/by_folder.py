@@ -5,10 +5,10 @@ The class of an image is that of the nearest folder above it that a row names; f
 
 from dataclasses import dataclass, field
 
+from cilmp.datasets.prepare.base import Image, Raw
+from cilmp.datasets.prepare.files import find_images, need_folder
 from dassl.utils.errors import MissingFile, UserError
 from dassl.utils.names import plain
-from datasets.prepare.base import Image, Raw
-from datasets.prepare.files import find_images, need_folder
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ import json
 import re
 from collections import Counter
 
-from dassl.utils.errors import UserError
-from datasets.prepare.base import (
+from cilmp.datasets.prepare.base import (
     Image,
     Raw,
     by_stem,
@@ -14,8 +13,9 @@ from datasets.prepare.base import (
     look_up,
     read_table,
 )
-from datasets.prepare.files import find_images, need_folder
-from datasets.tables import TABLE
+from cilmp.datasets.prepare.files import find_images, need_folder
+from cilmp.datasets.tables import TABLE
+from dassl.utils.errors import UserError
 
 
 def adam(raw):

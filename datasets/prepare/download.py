@@ -39,7 +39,7 @@ def how_to(facts):
     """What a person does where no open address is known or no Kaggle token is there."""
     click = facts.click or "'Download' on the page (a Kaggle account; with a token in ~/.kaggle and " \
                            "`pip install kagglehub`, --download does it)"
-    return f"by hand: {click}; unpack it, then: python scripts/prepare_dataset.py {facts.name} --raw FOLDER"
+    return f"by hand: {click}; unpack it, then: cilmp prepare {facts.name} --raw FOLDER"
 
 
 def kaggle_ready():

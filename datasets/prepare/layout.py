@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePath
 
+from cilmp.datasets.groups import listed
+from cilmp.datasets.prepare.files import by_suffix
 from dassl.utils.errors import UserError
 from dassl.utils.names import plain
-from datasets.groups import listed
-from datasets.prepare.files import by_suffix
 
 _WORDS = {"train": "train|training|trn", "val": "val|valid|validation|validate|dev", "test": "test|testing|tst"}
 _PART = {part: re.compile(rf"({words}) ?(set|data|dataset|images?|imgs?|split|folder)?") for part, words in

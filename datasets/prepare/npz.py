@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from cilmp.datasets import npz
+from cilmp.datasets.prepare.base import Image, Raw
+from cilmp.datasets.prepare.download import md5_of
 from dassl.utils.errors import MissingFile
-from datasets import npz
-from datasets.prepare.base import Image, Raw
-from datasets.prepare.download import md5_of
 
 
 def medmnist(raw, facts):

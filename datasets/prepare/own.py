@@ -1,10 +1,10 @@
 """Your own images: a folder of class folders. A table: `own_table.table`."""
 
+from cilmp.datasets.prepare.base import Image, Raw
+from cilmp.datasets.prepare.files import by_suffix, look_under, need_folder
+from cilmp.datasets.prepare.layout import need_classes, need_full, read_layout
+from cilmp.datasets.prepare.own_table import table
 from dassl.utils.errors import MissingFile, UserError
-from datasets.prepare.base import Image, Raw
-from datasets.prepare.files import by_suffix, look_under, need_folder
-from datasets.prepare.layout import need_classes, need_full, read_layout
-from datasets.prepare.own_table import table
 
 __all__ = ["class_folders", "table"]
 

@@ -3,13 +3,13 @@
 import os
 from pathlib import Path
 
+from cilmp.datasets import text_table
+from cilmp.datasets.groups import GROUP_COLUMNS, listed
+from cilmp.datasets.prepare.base import Image, Raw
+from cilmp.datasets.prepare.files import need_utf8
+from cilmp.datasets.prepare.layout import part_of
 from dassl.utils.errors import MissingFile, UserError
 from dassl.utils.names import plain
-from datasets import text_table
-from datasets.groups import GROUP_COLUMNS, listed
-from datasets.prepare.base import Image, Raw
-from datasets.prepare.files import need_utf8
-from datasets.prepare.layout import part_of
 
 
 def table(path, group_regex=None, groups_file=None):

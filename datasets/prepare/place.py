@@ -6,8 +6,8 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from cilmp.datasets.npz import is_array_image
 from dassl.utils.errors import UserError
-from datasets.npz import is_array_image
 
 LOSSY = (".jpg", ".jpeg")
 

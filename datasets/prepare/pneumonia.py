@@ -2,10 +2,10 @@
 
 import re
 
+from cilmp.datasets.prepare.base import Image, Raw, find
+from cilmp.datasets.prepare.files import find_images, need_folder
+from cilmp.datasets.tables import TABLE
 from dassl.utils.errors import MissingFile, UserError
-from datasets.prepare.base import Image, Raw, find
-from datasets.prepare.files import find_images, need_folder
-from datasets.tables import TABLE
 
 PARTS = {"train": "train", "val": "train", "test": "test"}  # 16 images of val make none: they join train
 

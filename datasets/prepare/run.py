@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cilmp.datasets import duplicates, partition
+from cilmp.datasets.beside import facts_path
+from cilmp.datasets.prepare.place import place_all, target_path
+from cilmp.datasets.scan import scan
+from cilmp.datasets.split_file import PARTS, parse_split, write_split
 from dassl.utils.errors import UserError
 from dassl.utils.io import read_json, write_json, write_text
-from datasets import duplicates, partition
-from datasets.beside import facts_path
-from datasets.prepare.place import place_all, target_path
-from datasets.scan import scan
-from datasets.split_file import PARTS, parse_split, write_split
 
 MOST_COPIES = 10  # images in a cluster of near duplicates that is believed without a look
 

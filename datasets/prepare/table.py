@@ -2,12 +2,12 @@
 
 from functools import partial
 
+from cilmp.datasets.prepare import by_table
+from cilmp.datasets.prepare.by_folder import ROWS
+from cilmp.datasets.prepare.npz import medmnist
+from cilmp.datasets.prepare.pneumonia import pneumonia
+from cilmp.datasets.tables import TABLE
 from dassl.utils.errors import MissingFile
-from datasets.prepare import by_table
-from datasets.prepare.by_folder import ROWS
-from datasets.prepare.npz import medmnist
-from datasets.prepare.pneumonia import pneumonia
-from datasets.tables import TABLE
 
 PREPARERS = {
     "ADAM": by_table.adam, "APTOS": by_table.aptos, "CHAOYANG": by_table.chaoyang, "Derm7pt": by_table.derm7pt,

@@ -1,9 +1,9 @@
 """All public sets: TABLE maps every registry name (aliases too) to its row of facts."""
 
-from datasets.facts import Table
-from datasets.tables.biomedcoop import BIOMEDCOOP
-from datasets.tables.cilmp import CILMP
-from datasets.tables.medmnist import MEDMNIST
+from cilmp.datasets.facts import Table
+from cilmp.datasets.tables.biomedcoop import BIOMEDCOOP
+from cilmp.datasets.tables.cilmp import CILMP
+from cilmp.datasets.tables.medmnist import MEDMNIST
 
 TABLE = Table(CILMP | BIOMEDCOOP | MEDMNIST)
 

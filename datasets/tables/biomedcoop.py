@@ -4,7 +4,7 @@ Their published copies (https://huggingface.co/datasets/TahaKoleilat/BiomedCoOp)
 images under <Dir>/<Dir>/: read as they are. BUSI, Kvasir and DermaMNIST are in the other table.
 """
 
-from datasets.facts import Facts, Layout, Table
+from cilmp.datasets.facts import Facts, Layout, Table
 
 BIOMEDCOOP = Table()
 RANDOM = "published 50/20/30 a class; ours 70/10/20, stratified"

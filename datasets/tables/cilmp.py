@@ -5,7 +5,7 @@ and the names come from whichever split file is there. Published partitions: see
 files were never published.
 """
 
-from datasets.facts import Facts, Layout, Table
+from cilmp.datasets.facts import Facts, Layout, Table
 
 CILMP = Table()
 FUNDUS, DERMOSCOPY = "colour fundus photograph", "dermoscopy image of a skin lesion"

@@ -4,8 +4,8 @@ ChestMNIST is not here: it is multi-label. RetinaMNIST's labels are digits in th
 grades. Left and right organs: no flips.
 """
 
-from datasets.facts import Facts, Layout, Table
-from datasets.tables.cilmp import DR_GRADES, FUNDUS
+from cilmp.datasets.facts import Facts, Layout, Table
+from cilmp.datasets.tables.cilmp import DR_GRADES, FUNDUS
 
 MEDMNIST = Table()
 ZENODO = "https://zenodo.org/records/10519652"

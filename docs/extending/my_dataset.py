@@ -4,7 +4,7 @@ r"""A reader of your own, as for CoOp and Dassl: copy this file, change `read`, 
         --config-file configs/trainers/CoOp/vit_b16.yaml
     PLUGIN=my_dataset.py DATA=~/data bash scripts/coop/few_shot.sh MyDataset
 
-A folder of class folders or a table needs no reader: `scripts/prepare_dataset.py folder --raw DIR --name mydata`.
+A folder of class folders or a table needs no reader: `cilmp prepare folder --raw DIR --name mydata`.
 """
 
 from pathlib import Path

@@ -11,9 +11,9 @@ knows which one it is.
 import torch
 from torch import nn
 
+from cilmp.trainers.base import Learner, PromptTrainer, unit
+from cilmp.trainers.templates import ensemble_features
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import Learner, PromptTrainer, unit
-from trainers.templates import ensemble_features
 
 
 class MyLearner(Learner):

@@ -1,13 +1,12 @@
 """Pre-train the demo backbone: a small CLIP on captioned phantoms of the "pretrain" nuisance.
 
-    python scripts/demo/pretrain.py                       # writes backbones/demo/model.safetensors
-    python scripts/demo/pretrain.py --steps 200 --output /tmp/try.safetensors
+    python -m cilmp.scripts.demo.pretrain                       # writes backbones/demo/model.safetensors
+    python -m cilmp.scripts.demo.pretrain --steps 200 --output /tmp/try.safetensors
 
 CLIP's contrastive loss with several positives: in a batch, a caption belongs to every image it is true of.
 """
 
 import argparse
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -18,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from cilmp.datasets.phantom import CLASSES, MODALITIES, draw_described, generator
+from cilmp.scripts.demo.captions import caption, truth
 from dassl.utils.errors import run_main
 from dassl.utils.io import atomic_path, read_json
 from dassl.utils.paths import REPO
-from datasets.phantom import CLASSES, MODALITIES, draw_described, generator
-from scripts.demo.captions import caption, truth
 
 DEMO = REPO / "backbones" / "demo"
 SEED = 7001  # of the pre-training images; the data set's partitions have others (datasets/phantom.py)

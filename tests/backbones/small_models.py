@@ -12,9 +12,9 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from backbones.factory import build, wrap
-from backbones.registry import OPENAI_MEAN, OPENAI_STD
-from backbones.tokens import clip_bpe, stand_in
+from cilmp.backbones.factory import build, wrap
+from cilmp.backbones.registry import OPENAI_MEAN, OPENAI_STD
+from cilmp.backbones.tokens import clip_bpe, stand_in
 
 FAMILIES = ("openai", "resnet", "bert", "siglip")
 VOCABULARY = 2000

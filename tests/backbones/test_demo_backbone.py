@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from datasets import phantom
+from cilmp.datasets import phantom
 
 DEMO = Path(__file__).resolve().parents[2] / "backbones" / "demo"
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from datasets.phantom import CLASSES, MODALITIES, draw_described, generator
-from scripts.demo.captions import caption, truth
-from scripts.demo.pretrain import contrastive_loss, encode_text, shrink_text_stream
+from cilmp.datasets.phantom import CLASSES, MODALITIES, draw_described, generator
+from cilmp.scripts.demo.captions import caption, truth
+from cilmp.scripts.demo.pretrain import contrastive_loss, encode_text, shrink_text_stream
 
 REPO = Path(__file__).resolve().parents[2]
 TINY = {"embed_dim": 16, "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
@@ -83,7 +83,7 @@ def test_a_smaller_stream_gives_the_same_text_features(tiny):
 
 def test_a_short_run_writes_a_file_that_open_clip_loads(tmp_path):
     out = tmp_path / "try.safetensors"
-    command = [sys.executable, str(REPO / "scripts" / "demo" / "pretrain.py"), "--images", "1", "--steps", "2",
+    command = [sys.executable, "-m", "cilmp.scripts.demo.pretrain", "--images", "1", "--steps", "2",
                "--batch", "8", "--threads", "1", "--output", str(out)]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert run.returncode == 0, run.stderr

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-import backbones
-from backbones import hub, recipes
+from cilmp import backbones
+from cilmp.backbones import hub, recipes
 from dassl.utils import MissingFile, UnknownName, sha256_file, sha256_of
 from dassl.utils.paths import REPO
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import backbones
-from backbones.checkpoints import published_hashes, read_state
-from backbones.factory import build
-from backbones.registry import ROWS
+from cilmp import backbones
+from cilmp.backbones.checkpoints import published_hashes, read_state
+from cilmp.backbones.factory import build
+from cilmp.backbones.registry import ROWS
+from cilmp.tests.backbones.small_models import CONFIGS, VISION, images, original
 from dassl.utils.errors import ConfigError, MissingFile, UnknownName, UserError
-from tests.backbones.small_models import CONFIGS, VISION, images, original
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # OpenAI's files are TorchScript
 
@@ -266,7 +266,7 @@ def test_unknown_tag_and_model():
 
 @pytest.mark.parametrize("name", ["ViT-B/16", "BiomedCLIP", "SigLIP", "PubMedCLIP", "hf-hub:nobody/nothing"])
 def test_no_network_is_one_line_at_once(name, monkeypatch):
-    monkeypatch.setattr("backbones.hub._cached", lambda *args: [])  # also where a developer has the weights
+    monkeypatch.setattr("cilmp.backbones.hub._cached", lambda *args: [])  # also where a developer has the weights
     with pytest.raises(UserError) as error:
         backbones.load(name)
     text = one_line(error)
@@ -317,7 +317,7 @@ def test_torchscript_with_a_published_hash_is_loaded(tmp_path, monkeypatch):
     path = tmp_path / "script.pt"
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), path)
     digest = next(iter(published_hashes()))
-    monkeypatch.setattr("backbones.checkpoints.sha256_file", lambda _: digest)
+    monkeypatch.setattr("cilmp.backbones.checkpoints.sha256_file", lambda _: digest)
     assert read_state(path).keys() == {"weight", "bias"}
 
 

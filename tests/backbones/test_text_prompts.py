@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones import layer_pass
-from backbones.rank import Basis, LowRank, RankMap
-from benchmarks.plain.text import Slot, plain_text
+from cilmp.backbones import layer_pass
+from cilmp.backbones.rank import Basis, LowRank, RankMap
+from cilmp.benchmarks.plain.text import Slot, plain_text
+from cilmp.tests.backbones.small_models import original, small, tokenizer
 from dassl.utils.errors import UserError
-from tests.backbones.small_models import original, small, tokenizer
 
 FAMILIES = ("openai", "bert", "siglip")
 LAYERS, B, M = 4, 3, 3

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from benchmarks.plain.image import plain_image
+from cilmp.benchmarks.plain.image import plain_image
+from cilmp.tests.backbones.small_models import images, original, small
 from dassl.utils.errors import UserError
-from tests.backbones.small_models import images, original, small
 
 VITS = ("openai", "bert", "siglip")
 LAYERS, N = 3, 4
@@ -131,7 +131,7 @@ def test_images_of_another_size():
 
 def test_mlp_in_pieces_equals_the_whole(monkeypatch):
     """Without gradients the wide rows go through the MLP some at a time; as many as there are, a few, one."""
-    from backbones import blocks
+    from cilmp.backbones import blocks
 
     clip, x = small("openai"), images("openai", 3)
     whole = clip.image.encode(x.requires_grad_(True)).detach()

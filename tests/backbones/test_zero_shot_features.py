@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import backbones
-from backbones.blocks import Block, convert
-from benchmarks.plain.image import plain_image
-from benchmarks.plain.text import Slot, plain_text
-from tests.backbones.small_models import FAMILIES, images, original, small, tokenizer
+from cilmp import backbones
+from cilmp.backbones.blocks import Block, convert
+from cilmp.benchmarks.plain.image import plain_image
+from cilmp.benchmarks.plain.text import Slot, plain_text
+from cilmp.tests.backbones.small_models import FAMILIES, images, original, small, tokenizer
 
 TEXTS = ["a photo of a cat.", "x", "malignant tumour of the upper left lung, seen from the side", "polyps."]
 
@@ -99,8 +99,8 @@ def test_half_precision_keeps_the_scale_exact():
 @pytest.fixture(scope="module")
 def full_size():
     """ViT-B/16 as our towers and as open_clip's, same random weights."""
-    from backbones.factory import build
-    from backbones.recipes import resolve
+    from cilmp.backbones.factory import build
+    from cilmp.backbones.recipes import resolve
 
     clip = backbones.load("ViT-B/16", weights="random:3")
     return clip, build(resolve("ViT-B/16", "random:3").config, seed=3), torch.randn(2, 3, 224, 224)

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.tokens import clip_bpe
-from benchmarks.plain.cilmp import plain_cilmp
-from benchmarks.plain.image import plain_image
-from tests.official import cilmp as numbers
+from cilmp.backbones.tokens import clip_bpe
+from cilmp.benchmarks.plain.cilmp import plain_cilmp
+from cilmp.benchmarks.plain.image import plain_image
+from cilmp.tests.official import cilmp as numbers
 
 
 @pytest.fixture(scope="module", params=[*numbers.CASES, "shared"])

@@ -1,15 +1,11 @@
 """A few 16-pixel images with a split, and configurations of the upstream-style plugin on them."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from yacs.config import CfgNode
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +28,7 @@ def pets(tmp_path_factory):
 @pytest.fixture
 def make_cfg(pets, tmp_path):
     """make_cfg(KEY=value with __ for dots, ...) -> frozen config of the plugin in a fresh output folder."""
-    import upstream_plugin  # noqa: F401 - registers
-
+    from cilmp.tests.dassl import upstream_plugin  # noqa: F401 - registers
     from dassl.config import get_cfg_default, set_key
 
     def make(output="run", **changes):

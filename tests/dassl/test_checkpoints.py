@@ -7,8 +7,8 @@ import torch
 from pytest import approx, mark, raises
 from safetensors.torch import load_file
 from torch import nn
-from upstream_plugin import PluginCoOp
 
+from cilmp.tests.dassl.upstream_plugin import PluginCoOp
 from dassl.engine import TrainerX
 from dassl.utils import UserError, load_checkpoint, set_random_seed, torchtools
 from dassl.utils.errors import Terminated

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from upstream_plugin import PluginCoOp
 
+from cilmp.tests.dassl.upstream_plugin import PluginCoOp
 from dassl.config import get_cfg_default, merge_from_file
 from dassl.engine import NonFiniteLoss, TrainerBase, claim_run_folder, config_hash
 from dassl.utils import MetricMeter, UserError, set_random_seed, setup_logger

@@ -95,7 +95,7 @@ def test_a_disk_that_is_full_is_said_whatever_the_library_calls_it(monkeypatch, 
 def test_names_print_in_any_locale(tmp_path):
     """LC_ALL=C without UTF-8 mode, and a Latin-1 byte in a file name."""
     script = tmp_path / "names.py"
-    script.write_text(f"import sys; sys.path.insert(0, {str(REPO)!r})\n"
+    script.write_text(f"import sys; sys.path.insert(0, {str(REPO)!r})\n"  # the test's own script is no command
                       "from dassl.utils.errors import UserError, run_main\n"
                       "def main():\n    print('глиома │ ±', b'caf\\xe9.jpg'.decode('utf-8', 'surrogateescape'))\n"
                       "    raise UserError('глиома: no')\nrun_main(main)", encoding="utf-8")  # fmt: skip
@@ -186,8 +186,8 @@ def test_hashing_needs_no_cache(tmp_path, monkeypatch):
 
 def test_an_unknown_name_says_why_first_then_how_then_a_few():
     names = [f"set{i:02d}" for i in range(61)] + ["busi"]
-    text = str(unknown_name("dataset", "busy", names, "Make one with: prepare_dataset.py."))
-    assert text.startswith("unknown dataset 'busy' - did you mean 'busi'? Make one with: prepare_dataset.py.")
+    text = str(unknown_name("dataset", "busy", names, "Make one with: cilmp prepare."))
+    assert text.startswith("unknown dataset 'busy' - did you mean 'busi'? Make one with: cilmp prepare.")
     assert text.index("Make one") < text.index("Known: busi, set00") and "and 54 more" in text
     assert "python train.py --list" in text and len(text) < 300
     few = str(unknown_name("schedule", "cosin", ["single", "cosine"]))

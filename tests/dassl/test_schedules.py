@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from torch import nn
-from upstream_plugin import PluginCoOp
 
+from cilmp.tests.dassl.upstream_plugin import PluginCoOp
 from dassl.config import get_cfg_default
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import UserError, set_random_seed

@@ -90,7 +90,7 @@ def CPN_X_RAY(raw):
 
 
 def Derm7pt(raw):
-    from datasets.prepare.by_table import DERM7PT
+    from cilmp.datasets.prepare.by_table import DERM7PT
 
     raw = raw / "release_v0"
     diagnoses = [d for d in DERM7PT for _ in range(3)]

@@ -1,6 +1,5 @@
 """What check finds: planted copies, planted patients, broken and missing files; and what it says of real splits."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -9,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import raw_trees
 from PIL import Image
 
+from cilmp.datasets.check import check
+from cilmp.datasets.picture import draw
+from cilmp.tests.datasets import raw_trees
 from dassl.utils.errors import UserError
-from datasets.check import check
-from datasets.picture import draw
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "check_dataset.py"
+SCRIPT = [sys.executable, Path(__file__).resolve().parents[2] / "cilmp", "check"]
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +135,7 @@ def test_the_other_published_splits_are_clean_as_far_as_their_text_tells(name, s
 
 
 def test_the_page_is_a_picture_with_and_without_images(folder, tmp_path):
-    from datasets.split_file import read_split
+    from cilmp.datasets.split_file import read_split
 
     split = read_split(folder / "split.json")
     sizes = []
@@ -149,7 +148,7 @@ def test_the_page_is_a_picture_with_and_without_images(folder, tmp_path):
 @pytest.mark.parametrize("name, note", [
     ("mine", "source-confounded, not a clinical result; " * 6), ("a $b", "$\\frac$"), ("x" * 200, "")])
 def test_nothing_on_the_page_is_cut_or_taken_for_a_formula(folder, tmp_path, name, note):
-    from datasets.split_file import read_split
+    from cilmp.datasets.split_file import read_split
 
     draw(read_split(folder / "split.json"), None, tmp_path / "page.png", name, note)
     page = np.asarray(Image.open(tmp_path / "page.png").convert("L"))
@@ -159,9 +158,8 @@ def test_nothing_on_the_page_is_cut_or_taken_for_a_formula(folder, tmp_path, nam
 def test_exit_codes_are_clean_found_and_bad_call(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
     monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location("check_dataset", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    from cilmp.datasets import check_command as script
+
     assert script.main(["mine", "--root", str(folder.parent), "--workers", "1"]) == 0
     page = tmp_path / "out" / "check" / "mine.png"
     assert f"page:  {page}\nmine: nothing found, but not checked: groups" in capsys.readouterr().out and page.is_file()
@@ -171,6 +169,6 @@ def test_exit_codes_are_clean_found_and_bad_call(folder, tmp_path, monkeypatch, 
     shutil.copy(folder / "a/train0.png", folder / "a/test0.png")
     assert script.main([str(folder / "split.json"), "--no-picture", "--workers", "1"]) == 1
     assert "FOUND" in capsys.readouterr().out
-    bad = subprocess.run([sys.executable, SCRIPT, "nobody", "--root", folder.parent], capture_output=True, text=True,
+    bad = subprocess.run([*SCRIPT, "nobody", "--root", folder.parent], capture_output=True, text=True,
                          timeout=120)
     assert bad.returncode == 2 and "unknown dataset 'nobody'" in bad.stderr and bad.stderr.count("\n") == 1

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import dataset, palette, voi_lut, write
 from pydicom.data import get_testdata_file
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
+from cilmp.tests.datasets.dicom_files import dataset, palette, voi_lut, write
 from dassl.utils import read_image
 from dassl.utils.errors import UserError
 

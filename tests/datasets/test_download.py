@@ -5,9 +5,9 @@ import zipfile
 
 import pytest
 
+from cilmp.datasets.prepare import download
+from cilmp.datasets.tables import TABLE
 from dassl.utils.errors import UserError
-from datasets.prepare import download
-from datasets.tables import TABLE
 
 
 @pytest.fixture
@@ -77,4 +77,4 @@ def test_without_a_kaggle_token_the_page_is_named(monkeypatch, tmp_path, capsys)
     monkeypatch.delenv("KAGGLE_KEY", raising=False)
     assert download.fetch(TABLE["CTKidney"]) is None
     said = capsys.readouterr().out
-    assert TABLE["CTKidney"].home in said and "licence" in said and "prepare_dataset.py CTKidney --raw" in said
+    assert TABLE["CTKidney"].home in said and "licence" in said and "cilmp prepare CTKidney --raw" in said

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
-from datasets.candidates import MOST, candidates
-from datasets.duplicates import alike_pairs, clusters, near_pairs
-from datasets.same_picture import Place, agreement
-from datasets.scan import grey, look, scan
+from cilmp.datasets.candidates import MOST, candidates
+from cilmp.datasets.duplicates import alike_pairs, clusters, near_pairs
+from cilmp.datasets.same_picture import Place, agreement
+from cilmp.datasets.scan import grey, look, scan
 
 SIDE = 240
 

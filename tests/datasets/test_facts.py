@@ -2,13 +2,13 @@
 
 import pytest
 
-import datasets
+from cilmp import datasets
+from cilmp.datasets.docs import PAGE, page
+from cilmp.datasets.facts import Facts, Layout, Table, article, phrase
+from cilmp.datasets.overlap import overlap, refuse_overlap
+from cilmp.datasets.tables import TABLE
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils.errors import UserError
-from datasets.docs import PAGE, page
-from datasets.facts import Facts, Layout, Table, article, phrase
-from datasets.overlap import overlap, refuse_overlap
-from datasets.tables import TABLE
 
 CILMP = ["ADAM", "APTOS", "BLOODMNIST", "BUSI", "CHAOYANG", "CPN_X_RAY", "Derm7pt", "DERMAMNIST", "FETAL_US", "ISIC",
          "KVASIR", "ODIR", "ODIR2", "PNEUMONIA2", "PNEUMONIA3"]
@@ -92,7 +92,7 @@ def test_shared_sources_are_refused_unless_allowed(monkeypatch, shared_data):
 
 def test_the_page_is_made_from_the_table():
     text = PAGE.read_text(encoding="utf-8")
-    assert page(text) == text, "run python -m datasets.docs"
+    assert page(text) == text, "run python -m cilmp.datasets.docs"
 
 
 def test_facts_are_plain_values():

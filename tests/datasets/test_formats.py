@@ -4,14 +4,14 @@ import os
 
 import numpy as np
 import pytest
-from dataset_cfg import cfg_for
-from dicom_files import write as dicom
 from PIL import Image
 
-import datasets
+from cilmp import datasets
+from cilmp.datasets.scan import look
+from cilmp.tests.datasets.dataset_cfg import cfg_for
+from cilmp.tests.datasets.dicom_files import write as dicom
 from dassl.utils import read_image
 from dassl.utils.errors import UserError
-from datasets.scan import look
 
 RAMP = np.linspace(0, 255, 40 * 30).reshape(30, 40).astype(np.uint8)
 

@@ -4,15 +4,15 @@ import json
 import re
 
 import pytest
-import raw_trees
-from dataset_cfg import cfg_for
 
-import datasets
+from cilmp import datasets
+from cilmp.datasets import beside, groups
+from cilmp.datasets.check import check
+from cilmp.datasets.prepare import own
+from cilmp.datasets.prepare.run import Options, make
+from cilmp.tests.datasets import raw_trees
+from cilmp.tests.datasets.dataset_cfg import cfg_for
 from dassl.utils.errors import MissingFile, UserError
-from datasets import beside, groups
-from datasets.check import check
-from datasets.prepare import own
-from datasets.prepare.run import Options, make
 
 QUIET = Options(workers=1, progress=False)
 FILES = [f"{name}/p{i // 2}_{i}.png" for name in "ab" for i in range(20)]

@@ -5,16 +5,16 @@ import os
 
 import numpy as np
 import pytest
-import raw_trees
 import torch
 from PIL import Image
 
-import datasets
+from cilmp import datasets
+from cilmp.datasets import image_cache
+from cilmp.datasets.image_cache import CachedDatum
+from cilmp.tests.datasets import raw_trees
 from dassl.config import get_cfg_default
 from dassl.data import DataManager
 from dassl.utils import read_image
-from datasets import image_cache
-from datasets.image_cache import CachedDatum
 
 
 @pytest.fixture(autouse=True)

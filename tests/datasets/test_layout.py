@@ -5,15 +5,15 @@ import shutil
 from collections import Counter
 
 import pytest
-import raw_trees
-from dataset_cfg import cfg_for
 from PIL import Image
 
-import datasets
+from cilmp import datasets
+from cilmp.datasets.prepare import own
+from cilmp.datasets.prepare.files import look_under, need_root, need_utf8
+from cilmp.datasets.prepare.layout import part_of, read_layout
+from cilmp.tests.datasets import raw_trees
+from cilmp.tests.datasets.dataset_cfg import cfg_for
 from dassl.utils.errors import UserError
-from datasets.prepare import own
-from datasets.prepare.files import look_under, need_root, need_utf8
-from datasets.prepare.layout import part_of, read_layout
 
 
 def images(*patterns):

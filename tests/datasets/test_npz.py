@@ -4,21 +4,21 @@ import re
 
 import numpy as np
 import pytest
-import raw_trees
 import torch
-from dataset_cfg import cfg_for
 from PIL import Image
 
-import datasets
+from cilmp import datasets
+from cilmp.datasets import npz
+from cilmp.datasets.check import check
+from cilmp.datasets.prepare.table import prepare
+from cilmp.datasets.tables import TABLE
+from cilmp.tests.datasets import raw_trees
+from cilmp.tests.datasets.dataset_cfg import cfg_for
 from dassl.data import DataManager
 from dassl.utils import read_image
 from dassl.utils.arrays import file_of, is_array_image
 from dassl.utils.errors import UserError
 from dassl.utils.images import image_hash
-from datasets import npz
-from datasets.check import check
-from datasets.prepare.table import prepare
-from datasets.tables import TABLE
 
 FLAG = "breastmnist"  # two classes
 
@@ -153,7 +153,7 @@ def test_a_folder_with_odd_names_is_a_data_set(tmp_path):
     raw_trees.pictures(tmp_path / "set", [f"{c}/a::{i}.png" for c in "xy" for i in range(3)])
     rows = {part: [[f"{c}/a::{i}.png", label, c] for label, c in enumerate("xy")]
             for i, part in enumerate(npz.PARTS)}
-    from datasets.split_file import write_split
+    from cilmp.datasets.split_file import write_split
 
     write_split(rows, tmp_path / "set" / "split.json")
     data = datasets.resolve("set", tmp_path)(cfg_for("set", tmp_path))

@@ -3,12 +3,12 @@
 import csv
 
 import pytest
-import raw_trees
 
+from cilmp.datasets import text_table
+from cilmp.datasets.prepare import own
+from cilmp.datasets.prepare.run import Options, make
+from cilmp.tests.datasets import raw_trees
 from dassl.utils.errors import MissingFile, UserError
-from datasets import text_table
-from datasets.prepare import own
-from datasets.prepare.run import Options, make
 
 NAMES = [f"{i}.png" for i in range(12)]
 QUIET = Options(workers=1, progress=False)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cilmp.datasets.partition import RATIOS, complete, leaks, partition
+from cilmp.datasets.split_file import PARTS
 from dassl.utils.errors import UserError
-from datasets.partition import RATIOS, complete, leaks, partition
-from datasets.split_file import PARTS
 
 sizes = st.lists(st.integers(1, 60), min_size=1, max_size=6)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cilmp.datasets import phantom
 from dassl.utils.errors import UserError
-from datasets import phantom
 
 MEANS = [79.5, 102.9, 103.8, 84.6, 87.5, 69.6, 188.8, 157.2, 176.6, 98.8, 106.6, 160.1]
 

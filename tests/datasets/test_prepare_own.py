@@ -1,7 +1,6 @@
 """Your own folder or table: a split whatever the tree, groups that stay together, formats, restarts, bad files."""
 
 import csv
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,20 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import raw_trees
-from dataset_cfg import cfg_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import datasets
+from cilmp import datasets
+from cilmp.datasets.partition import complete, leaks
+from cilmp.datasets.prepare import own
+from cilmp.datasets.prepare.run import Options, make, table
+from cilmp.datasets.split_file import read_split
+from cilmp.tests.datasets import raw_trees
+from cilmp.tests.datasets.dataset_cfg import cfg_for
 from dassl.utils.errors import MissingFile, UserError
-from datasets.partition import complete, leaks
-from datasets.prepare import own
-from datasets.prepare.run import Options, make, table
-from datasets.split_file import read_split
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "prepare_dataset.py"
+SCRIPT = [sys.executable, Path(__file__).resolve().parents[2] / "cilmp", "prepare"]
 QUIET = Options(workers=1, progress=False)
 
 
@@ -186,7 +185,7 @@ def test_unreadable_images_stop_or_are_left_out(tmp_path):
 def test_what_was_done_is_not_done_again(tmp_path, monkeypatch):
     raw = tree(tmp_path / "raw", {"a": 10, "b": 10})
     prepared(raw, tmp_path / "out")
-    from datasets import scan
+    from cilmp.datasets import scan
 
     monkeypatch.setattr(scan, "look", lambda path: pytest.fail(f"{path} was opened again"))
     _, found = prepared(raw, tmp_path / "out")
@@ -220,17 +219,16 @@ def test_bad_patterns_and_tables(tmp_path):
 
 
 def script():
-    """scripts/prepare_dataset.py as a module."""
-    spec = importlib.util.spec_from_file_location("prepare_dataset", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """cilmp prepare as a module."""
+    from cilmp.datasets.prepare import command
+
+    return command
 
 
 def test_the_script_end_to_end(tmp_path):
     """A path with a blank, a modality, a note; then a call that is wrong."""
     raw = tree(tmp_path / "my raw", {"a": 10, "b": 10})
-    done = subprocess.run([sys.executable, SCRIPT, "folder", "--raw", raw, "--name", "mine", "--root",
+    done = subprocess.run([*SCRIPT, "folder", "--raw", raw, "--name", "mine", "--root",
                            tmp_path / "my data", "--modality", "knee X-ray", "--note", "trial", "--group-regex",
                            r"(p\d+)_", "--workers", "1"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -281,7 +279,7 @@ def test_partial_ids_and_left_out_files_are_said(tmp_path, capsys):
 def test_a_locale_without_letters_is_one_line(tmp_path):
     tree(tmp_path / "raw", {"Größe": 4, "b": 4})
     locale = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = subprocess.run([sys.executable, SCRIPT, "folder", "--raw", tmp_path / "raw", "--name", "m", "--root",
+    done = subprocess.run([*SCRIPT, "folder", "--raw", tmp_path / "raw", "--name", "m", "--root",
                            tmp_path / "data"], capture_output=True, text=True, timeout=120, env=locale)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "set PYTHONUTF8=1" in done.stderr
 

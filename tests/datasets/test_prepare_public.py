@@ -6,24 +6,24 @@ from collections import Counter
 from functools import partial
 
 import pytest
-import raw_trees
-from dataset_cfg import cfg_for
 from PIL import Image
 
-import datasets
+from cilmp import datasets
+from cilmp.datasets.beside import read_groups
+from cilmp.datasets.check import check
+from cilmp.datasets.partition import leaks
+from cilmp.datasets.prepare.by_table import derm7pt_class, odir_classes
+from cilmp.datasets.prepare.pneumonia import person
+from cilmp.datasets.prepare.run import Options, make
+from cilmp.datasets.prepare.table import PREPARERS, prepare
+from cilmp.datasets.split_file import read_split
+from cilmp.datasets.tables import TABLE
+from cilmp.tests.datasets import raw_trees
+from cilmp.tests.datasets.dataset_cfg import cfg_for
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
 from dassl.utils import read_image
 from dassl.utils.errors import MissingFile, UserError
-from datasets.beside import read_groups
-from datasets.check import check
-from datasets.partition import leaks
-from datasets.prepare.by_table import derm7pt_class, odir_classes
-from datasets.prepare.pneumonia import person
-from datasets.prepare.run import Options, make
-from datasets.prepare.table import PREPARERS, prepare
-from datasets.split_file import read_split
-from datasets.tables import TABLE
 
 QUIET = Options(workers=1, progress=False)
 FILES = sorted(raw_trees.RAW.keys() & set(TABLE.sets()))
@@ -147,7 +147,7 @@ def test_an_array_set_is_checked_like_any_other(tmp_path, monkeypatch):
 def test_multi_label_arrays_are_refused(tmp_path):
     import numpy as np
 
-    from datasets import npz
+    from cilmp.datasets import npz
 
     np.savez(tmp_path / "chestmnist.npz", train_labels=np.zeros((4, 14), np.uint8))
     with pytest.raises(UserError, match="14 labels an image"):
@@ -209,7 +209,7 @@ def busi_with_copies(raw, seeds, content=None):
 
 def test_what_was_kept_together_is_what_the_script_says(tmp_path, capsys):
     """It said 'grouped by: nothing' while groups.csv tied 307 files of BUSI."""
-    from scripts import prepare_dataset
+    from cilmp.scripts import prepare_dataset
 
     raw_trees.BUSI(tmp_path / "raw")
     for i in range(3):

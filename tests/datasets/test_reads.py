@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-import raw_trees
-from dataset_cfg import cfg_for
 
-import datasets
+from cilmp import datasets
+from cilmp.datasets import located
+from cilmp.tests.datasets import raw_trees
+from cilmp.tests.datasets.dataset_cfg import cfg_for
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.data.hashing import split_hashes
-from datasets import located
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
+from cilmp.datasets.sampling import few_shot, natural
 from dassl.data.datasets.subset import class_subset
 from dassl.utils.errors import ConfigError
-from datasets.sampling import few_shot, natural
 
 
 def rows(sizes, start=0):

@@ -4,13 +4,13 @@ import json
 import random
 
 import pytest
-import raw_trees
-from dataset_cfg import cfg_for
 
-import datasets
+from cilmp import datasets
+from cilmp.datasets.locate import find_split
+from cilmp.knowledge import questions_for
+from cilmp.tests.datasets import raw_trees
+from cilmp.tests.datasets.dataset_cfg import cfg_for
 from dassl.utils.errors import ConfigError, MissingFile, UnknownName, UserError
-from datasets.locate import find_split
-from knowledge import questions_for
 
 
 @pytest.fixture(autouse=True)
@@ -127,14 +127,14 @@ def test_images_in_the_doubled_folder_or_under_data(root):
 def test_unknown_names_list_what_there_is(name, words, root):
     with pytest.raises(UnknownName) as error:
         datasets.resolve(name, root)
-    assert words in str(error.value) and "prepare_dataset.py folder" in str(error.value)
+    assert words in str(error.value) and "cilmp prepare folder" in str(error.value)
 
 
 def test_a_public_set_that_is_not_here_says_where_it_looked_and_what_to_type(root, tmp_path):
     with pytest.raises(MissingFile) as error:
         read(root, "busi")
     assert f"{root}/busi/busi.json" in str(error.value) and f"{root}/BUSI/split_BUSI.json" in str(error.value)
-    assert f"prepare_dataset.py BUSI --raw DIR --root {root}" in str(error.value)
+    assert f"cilmp prepare BUSI --raw DIR --root {root}" in str(error.value)
     with pytest.raises(MissingFile, match="which is not there"):
         read(tmp_path / "nowhere", "busi")
     assert datasets.info("busi", root).classnames == ("normal", "malignant", "benign")
@@ -148,7 +148,7 @@ def test_both_names_of_a_set_are_one_reader():
 
 
 def test_phantom_is_drawn_into_the_cache_and_asks_by_modality(tmp_path, monkeypatch):
-    from datasets import phantom
+    from cilmp.datasets import phantom
 
     monkeypatch.setattr(phantom, "COUNTS", {"train": 2, "val": 1, "test": 1})
     data = read("", "phantom", shots=1)

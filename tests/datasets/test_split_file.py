@@ -7,12 +7,12 @@ import sys
 import tracemalloc
 
 import pytest
-import raw_trees
 
+from cilmp.datasets.readers import ImageFolder
+from cilmp.datasets.split_file import find_base, parse_split, read_split, write_split
+from cilmp.tests.datasets import raw_trees
 from dassl.utils.errors import MissingFile, UserError
 from dassl.utils.paths import REPO
-from datasets.readers import ImageFolder
-from datasets.split_file import find_base, parse_split, read_split, write_split
 
 GOOD = {"train": [["a/1.png", 0, "cyst"], ["b/2.png", 1, "stone"]], "val": [["a/3.png", 0, "cyst"]],
         "test": [["a/4.png", 0, "cyst"], ["b/5.png", 1, "stone"]]}
@@ -98,7 +98,7 @@ SAYS = """
 import sys
 from dassl.utils.errors import run_main
 from dassl.utils import read_image
-from datasets.readers import ImageFolder
+from cilmp.datasets.readers import ImageFolder
 print(sys.getfilesystemencoding())
 run_main(lambda: print(len(ImageFolder.locate("", sys.argv[1]).split.train), "ok"))
 """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import train
+from cilmp.experiments import single as train
 from dassl.utils.errors import UserError
 from dassl.utils.paths import REPO
 
@@ -57,13 +57,13 @@ def test_unknown_names_list_what_there_is_and_the_nearest(mydata, tmp_path):
     root, *_ = mydata
     assert "did you mean 'CoOp'" in fails(trainer="CoOpp", root=root, out=tmp_path / "a")
     text = fails(dataset="mydatta", root=root, out=tmp_path / "b")
-    assert "did you mean 'mydata'" in text and "prepare_dataset.py folder" in text
+    assert "did you mean 'mydata'" in text and "cilmp prepare folder" in text
     assert "did you mean 'demo'" in fails(backbone="demmo", root=root, out=tmp_path / "c")
 
 
 def test_missing_data_root(tmp_path):
     text = fails(root=tmp_path / "nowhere", out=tmp_path / "o")
-    assert str(tmp_path / "nowhere") in text and "prepare_dataset.py" in text
+    assert str(tmp_path / "nowhere") in text and "cilmp prepare" in text
 
 
 def test_split_mistakes(mydata, tmp_path):
@@ -92,7 +92,7 @@ def test_unreadable_image_by_its_path(mydata, tmp_path):
 def test_class_without_representation_names_the_command(mydata, tmp_path):
     root, *_ = mydata
     text = fails("--llm", "smollm2-135m", trainer="CILMP", root=root, out=tmp_path / "o")
-    assert "extract_knowledge.py --dataset mydata --llm smollm2-135m" in text
+    assert "cilmp extract --dataset mydata --llm smollm2-135m" in text
 
 
 def test_too_long_prompt_names_the_class(mydata, tmp_path):

@@ -16,14 +16,14 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from cilmp.experiments import sweep
+from cilmp.experiments.collect import records
+from cilmp.experiments.driver import run_protocol
+from cilmp.experiments.reads import _data
+from cilmp.experiments.run import Busy, claimed
+from cilmp.experiments.settings import Request, base_config
 from dassl.utils.errors import ConfigError, UserError
 from dassl.utils.paths import REPO
-from experiments import sweep
-from experiments.collect import records
-from experiments.driver import run_protocol
-from experiments.reads import _data
-from experiments.run import Busy, claimed
-from experiments.settings import Request, base_config
 
 NAMES = ("melanoma", "glaucoma", "pneumonia", "fracture")
 
@@ -114,7 +114,7 @@ def test_replaced_weights_are_another_run(place):
 
 PLUGIN = '''
 from dassl.engine import TRAINER_REGISTRY
-from trainers.coop import CoOp
+from cilmp.trainers.coop import CoOp
 
 
 @TRAINER_REGISTRY.register()
@@ -156,7 +156,7 @@ def test_a_training_done_anew_is_tested_anew(place):
 
 def test_a_resumed_run_does_not_take_up_another_split(place, monkeypatch):
     """Before: a run killed, the split made anew, resumed: trained on test images. By hand, in one folder: refused."""
-    import train
+    from cilmp.experiments import single as train
 
     root, _ = place
     argv = ["--trainer", "CoOp", "--dataset", "mydata", "--backbone", "demo", "--root", str(root / "data")]
@@ -273,7 +273,7 @@ def test_a_reader_that_ignores_the_subset_is_given_it(place):
 
 def test_a_run_folder_is_claimed_and_a_dead_holder_loses_it(tmp_path):
     folder = tmp_path / "a" / "run"
-    code = f"import time; from experiments.run import claimed\nwith claimed({str(folder)!r}):\n"
+    code = f"import time; from cilmp.experiments.run import claimed\nwith claimed({str(folder)!r}):\n"
     code += "    print('in', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code], cwd=REPO, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "in\n"

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import yaml
 
-import datasets
+from cilmp import datasets
+from cilmp.experiments import report, sweep
+from cilmp.experiments.run import Ticker
+from cilmp.experiments.settings import Request, base_config, method_files
 from dassl.utils.errors import ConfigError, MissingFile
 from dassl.utils.paths import REPO
-from experiments import report, sweep
-from experiments.run import Ticker
-from experiments.settings import Request, base_config, method_files
 
 VARIABLES = ("DATA", "SHOTS", "METHODS", "CILMP_CACHE", "OPTS", "EPOCHS", "FORCE", "PLUGIN", "BACKBONE", "LLM", "CFG")
 

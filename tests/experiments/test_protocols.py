@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cilmp.experiments.collect import records
+from cilmp.experiments.driver import run_protocol
+from cilmp.experiments.reads import _data
+from cilmp.experiments.settings import Request
+from cilmp.protocols import PROTOCOLS
 from dassl.utils.errors import UserError
 from dassl.utils.paths import REPO
-from experiments.collect import records
-from experiments.driver import run_protocol
-from experiments.reads import _data
-from experiments.settings import Request
-from protocols import PROTOCOLS
 
 
 def test_no_protocol_is_named_outside_its_file():

@@ -104,7 +104,7 @@ def test_wrapper_from_another_folder_with_blanks(linked, tmp_path):
 
 
 def test_a_script_a_protocol():
-    from protocols import PROTOCOLS
+    from cilmp.protocols import PROTOCOLS
 
     for name in PROTOCOLS:
         for script, words in ((f"{name}.sh", f" {name} "), (f"cilmp/{name}.sh", f" {name} CILMP ")):

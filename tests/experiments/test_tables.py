@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from cilmp.experiments import pictures, tables
+from cilmp.experiments.collect import records
+from cilmp.protocols import PROTOCOLS
 from dassl.utils.errors import UserError
-from experiments import pictures, tables
-from experiments.collect import records
-from protocols import PROTOCOLS
 
 
 def record(method, seed, part, accuracy, split="s", note="", shots=16, label="", settings=None, group="", **more):

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from tiny_llm import save_tiny
 
-import knowledge
+from cilmp import knowledge
+from cilmp.knowledge import answers, shelf
+from cilmp.tests.knowledge.tiny_llm import save_tiny
 from dassl.utils.errors import UnknownName, UserError
 from dassl.utils.paths import REPO
-from knowledge import answers, shelf
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +121,7 @@ def test_missing_sentences_are_named_with_the_command_to_run():
 
 def test_the_demo_has_its_sentences_in_the_repository(monkeypatch):
     monkeypatch.setattr(shelf, "SHIPPED", REPO / "knowledge" / "stored")
-    from datasets.phantom import CLASSES
+    from cilmp.datasets.phantom import CLASSES
 
     sentences = knowledge.PromptEnsembles("phantom", "smollm2-135m").lookup(CLASSES, 50)
     assert all(len(set(s)) == 50 for s in sentences)

@@ -5,12 +5,11 @@ import shutil
 import pytest
 import torch
 from safetensors import safe_open
-from tiny_llm import LAYERS, WIDTH, broken, huge, save_tiny, silent
 
-import datasets
-import knowledge
+from cilmp import datasets, knowledge
+from cilmp.knowledge import extraction, language_model, llms, shelf
+from cilmp.tests.knowledge.tiny_llm import LAYERS, WIDTH, broken, huge, save_tiny, silent
 from dassl.utils.errors import MissingFile, UnknownName, UserError
-from knowledge import extraction, language_model, llms, shelf
 
 CLASSES = ["normal cell", "red spot", "blue oval cell"]
 
@@ -218,7 +217,7 @@ def test_looking_up_loads_and_fetches_no_llm(llm, monkeypatch):
     monkeypatch.setattr(llms, "_from_wheel", lambda *_: pytest.fail("fetched"))
     assert knowledge.available("toys", llm, CLASSES)
     monkeypatch.setattr(shelf, "SHIPPED", shelf.REPO / "knowledge" / "stored")
-    from datasets.phantom import CLASSES as drawn
+    from cilmp.datasets.phantom import CLASSES as drawn
 
     assert knowledge.available("phantom", "smollm2-135m", drawn)
     info = datasets.info("phantom")

@@ -1,12 +1,12 @@
-"""scripts/extract_knowledge.py, with a tiny Llama and - slow - with the real SmolLM2 from its PyPI wheel."""
+"""cilmp extract, with a tiny Llama and - slow - with the real SmolLM2 from its PyPI wheel."""
 
 import pytest
 import torch
-from tiny_llm import save_tiny
 
+from cilmp.experiments.extract import classes_and_phrases, main
+from cilmp.tests.knowledge.tiny_llm import save_tiny
 from dassl.utils.errors import run_main
 from dassl.utils.paths import REPO
-from scripts.extract_knowledge import classes_and_phrases, main
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import knowledge
+from cilmp import knowledge
+from cilmp.knowledge import llms, names, official, shelf
 from dassl.utils.errors import MissingFile, UnknownName, UserError
 from dassl.utils.paths import REPO, cache_root
-from knowledge import llms, names, official, shelf
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_a_missing_class_is_named_with_the_command_to_run():
         knowledge.KnowledgeStore("my set", "owner/model").lookup(["benign", "malignant"])
     text = str(error.value)
     assert "'malignant'" in text and "'benign'" not in text and "\n" not in text
-    assert text.endswith("python scripts/extract_knowledge.py --dataset 'my set' --llm owner/model")
+    assert text.endswith("cilmp extract --dataset 'my set' --llm owner/model")
 
 
 def test_a_missing_rows_is_named_with_the_command_to_run():
@@ -115,7 +115,7 @@ def test_rows_in_other_words_are_never_used_silently():
     text = str(error.value)
     assert "no representation by owner/model for 'b' (" in text and "\n" not in text
     assert f"{path} has other words for 'b' ('What is b?' instead of 'What is b in a chest X-ray?')" in text
-    assert text.endswith("extract_knowledge.py --dataset toys --llm owner/model")
+    assert text.endswith("cilmp extract --dataset toys --llm owner/model")
     assert knowledge.KnowledgeStore("toys", path).lookup(["b"])[0].unique().tolist() == [2]  # as it is, by its path
 
 
@@ -269,7 +269,7 @@ def test_reading_imports_no_llm_library():
 
 def test_the_demo_has_its_rows_in_the_repository(monkeypatch):
     monkeypatch.setattr(shelf, "SHIPPED", REPO / "knowledge" / "stored")
-    from datasets.phantom import CLASSES
+    from cilmp.datasets.phantom import CLASSES
 
     shipped = knowledge.KnowledgeStore("phantom", "smollm2-135m")
     h, lengths = shipped.lookup(CLASSES)

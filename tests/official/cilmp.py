@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from backbones.checkpoints import architecture_of, copy_into
-from backbones.factory import build
+from cilmp.backbones.checkpoints import architecture_of, copy_into
+from cilmp.backbones.factory import build
 
 FILE = Path(__file__).with_name("cilmp.safetensors")
 TISSUES = ["normal", "serrated", "adenocarcinoma", "tubular adenoma"]

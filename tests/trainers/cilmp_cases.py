@@ -3,8 +3,8 @@
 import torch
 from yacs.config import CfgNode
 
-from tests.backbones.small_models import original, small, tokenizer
-from trainers.cilmp import CILMP, CILMPLearner
+from cilmp.tests.backbones.small_models import original, small, tokenizer
+from cilmp.trainers.cilmp import CILMP, CILMPLearner
 
 
 def node(**options):

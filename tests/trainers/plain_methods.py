@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from yacs.config import CfgNode
 
-from benchmarks.plain.image import plain_image
-from benchmarks.plain.text import Slot, plain_text
-from tests.backbones.small_models import images, original, small, tokenizer
+from cilmp.benchmarks.plain.image import plain_image
+from cilmp.benchmarks.plain.text import Slot, plain_text
+from cilmp.tests.backbones.small_models import images, original, small, tokenizer
 
 NAMES = ["melanoma", "basal cell carcinoma", "nevus", "a very long and ragged class name"]
 LABELS = torch.tensor([0, 2, 3])

@@ -7,17 +7,17 @@ from torch import nn
 from torch.func import functional_call
 from yacs.config import CfgNode
 
-from backbones.blocks import Block
+from cilmp.backbones.blocks import Block
+from cilmp.tests.trainers import plain_methods as plain
+from cilmp.tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
+from cilmp.trainers.clip_lora import CLIPLoRA
+from cilmp.trainers.clip_svd import CLIPSVD
+from cilmp.trainers.finetune import FineTune
+from cilmp.trainers.schedules import cosine_over_steps
+from cilmp.trainers.zsclip import ZeroshotCLIP
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
 from dassl.utils.errors import ConfigError, UserError
-from tests.trainers import plain_methods as plain
-from tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
-from trainers.clip_lora import CLIPLoRA
-from trainers.clip_svd import CLIPSVD
-from trainers.finetune import FineTune
-from trainers.schedules import cosine_over_steps
-from trainers.zsclip import ZeroshotCLIP
 
 AUGMENTED = {"INPUT.TRANSFORMS": ["random_flip", "normalize"]}
 

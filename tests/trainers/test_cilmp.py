@@ -5,19 +5,19 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-import backbones
-from backbones.factory import wrap
-from backbones.registry import OPENAI_MEAN, OPENAI_STD
-from backbones.tokens import clip_bpe
-from benchmarks.plain.cilmp import plain_cilmp
-from benchmarks.plain.image import plain_image
-from benchmarks.plain.text import Slot, plain_text
+from cilmp import backbones
+from cilmp.backbones.factory import wrap
+from cilmp.backbones.registry import OPENAI_MEAN, OPENAI_STD
+from cilmp.backbones.tokens import clip_bpe
+from cilmp.benchmarks.plain.cilmp import plain_cilmp
+from cilmp.benchmarks.plain.image import plain_image
+from cilmp.benchmarks.plain.text import Slot, plain_text
+from cilmp.tests.backbones.small_models import images
+from cilmp.tests.official import cilmp as numbers
+from cilmp.tests.trainers import cilmp_cases as cases
+from cilmp.trainers.cilmp import CILMP, control
 from dassl.utils.errors import UserError
 from dassl.utils.paths import REPO
-from tests.backbones.small_models import images
-from tests.official import cilmp as numbers
-from tests.trainers import cilmp_cases as cases
-from trainers.cilmp import CILMP, control
 
 NAMES = ["polyps", "dyed lifted polyps", "ulcerative colitis", "normal z-line", "esophagitis", "melanoma",
          "immature granulocytes(myelocytes, metamyelocytes)", "platelet"]  # fmt: skip

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.trainers import plain_methods as plain
-from tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
-from trainers.cocoop import CoCoOp
-from trainers.coop import CoOp
-from trainers.kgcoop import KgCoOp
-from trainers.prograd import ProGrad, project
+from cilmp.tests.trainers import plain_methods as plain
+from cilmp.tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
+from cilmp.trainers.cocoop import CoCoOp
+from cilmp.trainers.coop import CoOp
+from cilmp.trainers.kgcoop import KgCoOp
+from cilmp.trainers.prograd import ProGrad, project
 
 FAMILIES = ["openai", "bert", "siglip", "resnet"]
 PHOTO = {"CTX_INIT": "a photo of a"}
@@ -97,7 +97,7 @@ def test_projection_by_hand():
 def test_prograd_steps_never_oppose_zero_shot(tmp_path, monkeypatch):
     """On the demo: every gradient handed to the optimiser, against the distillation's own."""
     pairs = []
-    import trainers.prograd as module
+    import cilmp.trainers.prograd as module
 
     inner = module.project
     monkeypatch.setattr(module, "project", lambda g, k, s: pairs.append((g.clone(), k, inner(g, k, s))) or pairs[-1][2])

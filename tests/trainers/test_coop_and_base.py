@@ -5,16 +5,16 @@ import torch
 import torch.nn.functional as F
 from yacs.config import CfgNode
 
-from benchmarks.plain.text import Slot, plain_text
+from cilmp.benchmarks.plain.text import Slot, plain_text
+from cilmp.tests.backbones.small_models import images, original, small, tokenizer
+from cilmp.tests.trainers import cilmp_cases
+from cilmp.trainers.averaging import GaussianAverage
+from cilmp.trainers.coop import CoOp, CoOpLearner
+from cilmp.trainers.learner import init_context
+from cilmp.trainers.precision import in_towers
+from cilmp.trainers.visual import VisualPrompts
+from cilmp.trainers.zsclip import ZeroshotCLIP, ZeroshotLearner
 from dassl.utils.errors import ConfigError, UserError
-from tests.backbones.small_models import images, original, small, tokenizer
-from tests.trainers import cilmp_cases
-from trainers.averaging import GaussianAverage
-from trainers.coop import CoOp, CoOpLearner
-from trainers.learner import init_context
-from trainers.precision import in_towers
-from trainers.visual import VisualPrompts
-from trainers.zsclip import ZeroshotCLIP, ZeroshotLearner
 
 NAMES = ["melanoma", "basal cell carcinoma", "nevus", "a very long and ragged class name"]
 FAMILIES = ["openai", "bert", "siglip", "resnet"]
@@ -147,7 +147,7 @@ def test_gaussian_average_is_refused_before_its_last_epoch():
 
 @pytest.mark.parametrize("make", ["coop", "ivlp"])
 def test_text_is_encoded_once_for_a_whole_evaluation(make, monkeypatch):
-    from trainers.ivlp import IVLP
+    from cilmp.trainers.ivlp import IVLP
 
     trainer = {"coop": CoOp, "ivlp": IVLP}[make]
     ours = trainer.learner(CfgNode(dict(trainer.defaults)), small("openai"), NAMES)

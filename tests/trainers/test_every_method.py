@@ -7,17 +7,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import trainers
+from cilmp import trainers
+from cilmp.experiments.reads import reads_of
+from cilmp.experiments.run import run as run_spec
+from cilmp.protocols import RunSpec
+from cilmp.tests.trainers import plain_methods as plain
+from cilmp.tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
+from cilmp.trainers.precision import in_towers
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import ConfigError
 from dassl.utils.paths import REPO
-from experiments.reads import reads_of
-from experiments.run import run as run_spec
-from protocols import RunSpec
-from tests.trainers import plain_methods as plain
-from tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
-from trainers.precision import in_towers
 
 METHODS = sorted(trainers.methods())
 TOWERS = {"VPT", "IVLP", "MaPLe", "PromptSRC", "CILMP", "BiomedDPT", "CLIPLoRA", "CLIPSVD"}  # need a ViT as configured

@@ -8,18 +8,18 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
+from cilmp.tests.trainers import plain_methods as plain
+from cilmp.tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
+from cilmp.trainers.clip_adapter import CLIPAdapter
+from cilmp.trainers.linear_probe import LinearProbe, search
+from cilmp.trainers.lp2 import LP2
+from cilmp.trainers.ss_text import SSText
+from cilmp.trainers.templates import IMAGENET, MEDICAL, SELECTED
+from cilmp.trainers.tip_adapter import TipAdapter, TipAdapterF, grid
+from cilmp.trainers.zsclip import ZeroshotCLIP
+from cilmp.trainers.zsclip2 import ZeroshotCLIP2
 from dassl.data.datasets import Datum
 from dassl.utils.errors import ConfigError, UserError
-from tests.trainers import plain_methods as plain
-from tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
-from trainers.clip_adapter import CLIPAdapter
-from trainers.linear_probe import LinearProbe, search
-from trainers.lp2 import LP2
-from trainers.ss_text import SSText
-from trainers.templates import IMAGENET, MEDICAL, SELECTED
-from trainers.tip_adapter import TipAdapter, TipAdapterF, grid
-from trainers.zsclip import ZeroshotCLIP
-from trainers.zsclip2 import ZeroshotCLIP2
 
 FAMILIES = ["openai", "bert", "siglip", "resnet"]
 COUNTS = (3, 1, 2, 2)  # training images of plain.NAMES
@@ -203,8 +203,8 @@ def test_tip_adapter_f_trains_its_keys_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("method", ["TipAdapter", "TipAdapterF"])
 def test_keys_are_the_normalised_mean_of_the_views_features(method, tmp_path):
     """As the official code: features of all views are averaged, then normalised once."""
+    from cilmp.trainers.features import features_of
     from dassl.data.transforms import build_transform
-    from trainers.features import features_of
 
     options = {"INPUT.TRANSFORMS": ["random_resized_crop", "random_flip", "normalize"], "OPTIM.MAX_EPOCH": 1}
     options |= {f"TRAINER.{method.upper()}.AUGMENT_EPOCH": 3, "OPTIM.LR": 1e-9}

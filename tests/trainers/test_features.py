@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from cilmp.experiments.settings import base_config
+from cilmp.trainers.features import cached_features
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
-from experiments.settings import base_config
-from trainers.features import cached_features
 
 
 def config(folder, method="CoOp", **options):

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import trainers
+from cilmp import trainers
+from cilmp.tests.trainers import plain_methods as plain
+from cilmp.tests.trainers.test_every_method import learner
+from cilmp.tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
+from cilmp.trainers.precision import in_towers, runs_as
 from dassl.engine import build_trainer
-from tests.trainers import plain_methods as plain
-from tests.trainers.test_every_method import learner
-from tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
-from trainers.precision import in_towers, runs_as
 
 METHODS = sorted(trainers.methods())
 IMAGES, CLASSES, SCALE = 300, len(plain.NAMES), 100.0

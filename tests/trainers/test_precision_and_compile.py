@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
+from cilmp.tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
 
 AUGMENTED = {"INPUT.TRANSFORMS": ["random_flip", "normalize"], "OPTIM.LR": 0.002}
 
@@ -22,7 +22,7 @@ def test_compiled_blocks_train_as_eager_ones(tmp_path, method):
 
 
 def test_checkpointing_recomputes_and_trains_the_same(tmp_path, monkeypatch):
-    from backbones import vision
+    from cilmp.backbones import vision
 
     calls, inner = [], vision.checkpoint
     monkeypatch.setattr(vision, "checkpoint", lambda *a, **k: calls.append(1) or inner(*a, **k))

@@ -4,16 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cilmp.tests.trainers import plain_methods as plain
+from cilmp.tests.trainers.test_context_methods import away
+from cilmp.tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
+from cilmp.trainers.ivlp import IVLP
+from cilmp.trainers.maple import MaPLe
+from cilmp.trainers.promptsrc import PromptSRC
+from cilmp.trainers.templates import PROMPTSRC
+from cilmp.trainers.vpt import VPT
+from cilmp.trainers.zsclip import ZeroshotCLIP
 from dassl.utils.errors import ConfigError
-from tests.trainers import plain_methods as plain
-from tests.trainers.test_context_methods import away
-from tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
-from trainers.ivlp import IVLP
-from trainers.maple import MaPLe
-from trainers.promptsrc import PromptSRC
-from trainers.templates import PROMPTSRC
-from trainers.vpt import VPT
-from trainers.zsclip import ZeroshotCLIP
 
 FAMILIES = ["openai", "bert", "siglip"]
 BOTH = {"N_CTX_TEXT": 3, "N_CTX_VISION": 2, "CTX_INIT": "", "PROMPT_DEPTH_TEXT": 3, "PROMPT_DEPTH_VISION": 2}

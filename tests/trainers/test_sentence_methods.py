@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cilmp.tests.trainers import plain_methods as plain
+from cilmp.tests.trainers.test_context_methods import away
+from cilmp.tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
+from cilmp.trainers.biomedcoop import BiomedCoOp
+from cilmp.trainers.biomeddpt import BiomedDPT
 from dassl.utils.errors import ConfigError, UserError
-from tests.trainers import plain_methods as plain
-from tests.trainers.test_context_methods import away
-from tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
-from trainers.biomedcoop import BiomedCoOp
-from trainers.biomeddpt import BiomedDPT
 
 ANSWERS = {name: [f"{name} looks {look} here" for look in ("dark", "round", "odd and large", "pale")]
            for name in plain.NAMES}  # fmt: skip

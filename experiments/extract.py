@@ -1,11 +1,10 @@
-#!/usr/bin/env python
 """Ask a language model what the classes of a data set look like, store it, and print what it said.
 
-    python scripts/extract_knowledge.py --dataset phantom --llm smollm2-135m
-    python scripts/extract_knowledge.py --dataset BUSI --llm meta-llama/Meta-Llama-3-8B --device cuda --dtype bf16
-    python scripts/extract_knowledge.py --dataset mydata --llm ~/models/some.gguf --classes "melanoma;nevus"
-    python scripts/extract_knowledge.py --dataset mydata --llm smollm2-135m --sentences 50     # for BiomedCoOp
-    python scripts/extract_knowledge.py --plugin my_reader.py --dataset MyDataset --root ~/data --llm smollm2-135m
+    cilmp extract --dataset phantom --llm smollm2-135m
+    cilmp extract --dataset BUSI --llm meta-llama/Meta-Llama-3-8B --device cuda --dtype bf16
+    cilmp extract --dataset mydata --llm ~/models/some.gguf --classes "melanoma;nevus"
+    cilmp extract --dataset mydata --llm smollm2-135m --sentences 50     # for BiomedCoOp
+    cilmp extract --plugin my_reader.py --dataset MyDataset --root ~/data --llm smollm2-135m
 
 What is stored by the same LLM in the same words is kept (--force asks again); other words, templates or dtypes get a
 file of their own. Files go under $CILMP_CACHE (default ~/.cache/cilmp).
@@ -14,18 +13,15 @@ file of their own. Files go under $CILMP_CACHE (default ~/.cache/cilmp).
 import argparse
 import os
 import re
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import knowledge
-from dassl.utils.errors import UserError, run_main
-from knowledge.language_model import COMPUTE, DTYPES
+from cilmp import knowledge
+from cilmp.knowledge.language_model import COMPUTE, DTYPES
+from dassl.utils.errors import UserError
 
 
 def parser():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser("cilmp extract", description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--dataset", required=True, help="a data set's name; its rows are looked up by it")
     p.add_argument("--llm", required=True, help="hub id, model folder, GGUF file, or one of: "
                    + ", ".join(name for name, _ in knowledge.known()))
@@ -54,8 +50,8 @@ def classes_and_phrases(dataset, root="", classes="", wording="dataset", plugins
     `classes` "a;b" restricts them, or names those of a set that is not on this machine. The reader of a plugin gives
     its own names, see `facts_of_reader`.
     """
-    import datasets
-    from experiments.settings import load_plugins
+    from cilmp import datasets
+    from cilmp.experiments.settings import load_plugins
 
     load_plugins(plugins)
     own = plugin_readers()
@@ -75,18 +71,18 @@ def plugin_readers():
     from dassl.data.datasets import DATASET_REGISTRY
 
     found = {name: DATASET_REGISTRY.get(name) for name in DATASET_REGISTRY.registered_names()}
-    return {name: c for name, c in found.items() if c.__module__.split(".")[0] not in ("datasets", "dassl")}
+    return {name: c for name, c in found.items() if c.__module__.split(".")[0] not in ("cilmp", "dassl")}
 
 
 def facts_of_reader(reader, dataset, root, plugins):
     """DatasetInfo of a reader of the user's own: from its class's `classnames`, else from its data, read once."""
-    from datasets.locate import describe
+    from cilmp.datasets.locate import describe
 
     offered = getattr(reader, "classnames", None)
     if isinstance(offered, (list, tuple)):
         return describe(dataset, offered)
+    from cilmp.experiments.settings import base_config
     from dassl.config import merge_from_list
-    from experiments.settings import base_config
 
     cfg = base_config(plugins)
     folder = os.path.abspath(os.path.expanduser(root or os.environ.get("DATA", "") or "data"))
@@ -142,6 +138,3 @@ def main(argv=None):
     print(f"{len(names)} classes, {int(lengths.min())}-{int(lengths.max())} rows of width {h.shape[-1]}: {path}")
     say_how_to_read(knowledge.KnowledgeStore(args.dataset, args.llm, args.pool), names, path)
 
-
-if __name__ == "__main__":
-    run_main(main, "Run the same command again: it goes on where it was.")

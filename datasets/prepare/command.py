@@ -1,10 +1,9 @@
-#!/usr/bin/env python
 """Raw images in, a split out: DATA/<name>/ with split.json, groups.csv, dataset.json and the images (links).
 
-    python scripts/prepare_dataset.py folder --raw ~/my_images --name mydata   # <class>/<image>, or train|val|test/...
-    python scripts/prepare_dataset.py csv --raw labels.csv --name mydata       # path,label[,split][,patient_id]
-    python scripts/prepare_dataset.py BUSI --raw ~/Downloads/Dataset_BUSI_with_GT --root data
-    python scripts/prepare_dataset.py BUSI --download                            # where to get it, or getting it
+    cilmp prepare folder --raw ~/my_images --name mydata   # <class>/<image>, or train|val|test/...
+    cilmp prepare csv --raw labels.csv --name mydata       # path,label[,split][,patient_id]
+    cilmp prepare BUSI --raw ~/Downloads/Dataset_BUSI_with_GT --root data
+    cilmp prepare BUSI --download                            # where to get it, or getting it
 
 Official partitions are kept; otherwise images are split 70/10/20 by class, seeded, with all images of one patient
 (lesion, slide ...) in one part. `val` is never part of the test set. Stopped half way, the same command goes on.
@@ -13,25 +12,23 @@ Official partitions are kept; otherwise images are split 70/10/20 by class, seed
 import argparse
 import math
 import re
-import sys
 from pathlib import Path
 from shlex import quote
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from dassl.utils.errors import UserError, run_main
-from datasets.locate import canonical, data_root, prepare_command
-from datasets.prepare import own
-from datasets.prepare.files import need_root
-from datasets.prepare.run import Options, counts, make, table
-from datasets.split_file import PARTS, safe_path
-from datasets.tables import TABLE
+from cilmp.datasets.locate import canonical, data_root, prepare_command
+from cilmp.datasets.prepare import own
+from cilmp.datasets.prepare.files import need_root
+from cilmp.datasets.prepare.run import Options, counts, make, table
+from cilmp.datasets.split_file import PARTS, safe_path
+from cilmp.datasets.tables import TABLE
+from dassl.utils.errors import UserError
 
 OWN = ("folder", "csv", "dicom")
 
 
 def arguments(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser("cilmp prepare", description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("dataset", metavar="NAME", help="folder, csv, dicom, or a public set: " + ", ".join(TABLE.sets()))
     p.add_argument("--raw", help="folder (or table) with the unpacked download")
     p.add_argument("--root", default="", help="where data sets live (default: $DATA, else data/ here)")
@@ -62,11 +59,11 @@ def main(argv=None):
     args = arguments(argv)
     name = args.dataset if args.dataset in OWN else canonical(args.dataset)
     if name not in OWN and name not in TABLE:
-        from datasets.locate import not_found
+        from cilmp.datasets.locate import not_found
 
         raise not_found(args.dataset, args.root)
     if args.download:
-        from datasets.prepare.download import fetch
+        from cilmp.datasets.prepare.download import fetch
 
         args.raw = fetch(TABLE.get(name), args.raw, "" if args.download is True else args.download)
         if args.raw is None:
@@ -114,7 +111,7 @@ def describe(name, args):
         raw = read(args.raw, args.group_regex, args.groups)
         raw.duplicates = args.group_duplicates
         return raw, data_root(args.root) / safe_path(args.name, "--name") / "split.json", facts
-    from datasets.prepare.table import prepare
+    from cilmp.datasets.prepare.table import prepare
 
     layout, raw = TABLE[name].layouts[0], prepare(name, args.raw)
     if args.group_regex or args.groups:
@@ -144,7 +141,3 @@ def differing(name, raw, lists):
     found = [sum(counts(lists, raw.classnames, p)[c] for p in PARTS) for c in raw.classnames]
     return [f"{c}: {n} images, published {p}" for c, n, p in zip(raw.classnames, found, published) if n != p]
 
-
-if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # a class name need not be in the terminal's letters
-    run_main(main)
