@@ -11,16 +11,16 @@ import cilmp
 cilmp.off_path()
 __spec__ = None  # a spawned worker then runs this file by its path, and so finds cilmp where it is not installed
 
-COMMANDS = {  # word: (module with main(argv), one line)
-    "train": ("cilmp.experiments.single", "one run: one method, one data set, one seed (CoOp's flags)"),
-    "run": ("cilmp.experiments.commands", "a protocol for some methods, then its table: run PROTOCOL METHOD ..."),
-    "compare": ("cilmp.experiments.commands", "every method on one data set, one table"),
-    "sweep": ("cilmp.experiments.commands", "a grid of settings, chosen on val or shown on test"),
-    "report": ("cilmp.experiments.commands", "all tables and pictures of an output folder"),
-    "prepare": ("cilmp.datasets.prepare.command", "raw images in, a split out"),
-    "check": ("cilmp.datasets.check_command", "what can be said against a data set"),
-    "extract": ("cilmp.experiments.extract", "what a language model says about the classes"),
-    "list": ("cilmp.experiments.commands", "methods, protocols, data sets, backbones, language models"),
+COMMANDS = {  # word: (module:function of the words behind it, one line)
+    "train": ("cilmp.experiments.single:main", "one run: one method, one data set, one seed (CoOp's flags)"),
+    "run": ("cilmp.experiments.commands:run", "a protocol for some methods, then its table: run PROTOCOL METHOD ..."),
+    "compare": ("cilmp.experiments.commands:compare", "every method on one data set, one table"),
+    "sweep": ("cilmp.experiments.commands:sweep", "a grid of settings, chosen on val or shown on test"),
+    "report": ("cilmp.experiments.commands:report", "all tables and pictures of an output folder"),
+    "prepare": ("cilmp.datasets.prepare.command:main", "raw images in, a split out"),
+    "check": ("cilmp.datasets.check_command:main", "what can be said against a data set"),
+    "extract": ("cilmp.experiments.extract:main", "what a language model says about the classes"),
+    "list": ("cilmp.experiments.commands:list", "methods, protocols, data sets, backbones, language models"),
 }
 
 
@@ -50,9 +50,8 @@ def main(argv=None):
         from dassl.utils.errors import unknown_name
 
         raise unknown_name("command", words[0], COMMANDS)
-    module = importlib.import_module(COMMANDS[words[0]][0])
-    command = getattr(module, words[0], None) or module.main
-    return command(words[1:])
+    module, function = COMMANDS[words[0]][0].split(":")
+    return getattr(importlib.import_module(module), function)(words[1:])
 
 
 def console():

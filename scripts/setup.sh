@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Make .venv in the repository from requirements.txt; does nothing when it is there and up to date.
+# Make .venv in the repository with everything, the command `cilmp` and what the tests need; does nothing when it is
+# there and up to date.
 #   bash scripts/setup.sh
 set -euo pipefail
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$repo/.venv"
 stamp="$venv/.requirements"
-wanted="$(cksum < "$repo/requirements.txt")"
+wanted="$(cat "$repo/requirements.txt" "$repo/pyproject.toml" | cksum)"
 if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
   exit 0
 fi
@@ -28,8 +29,8 @@ if ! "$venv/bin/python" -m pip --version > /dev/null 2>&1; then # not there, or 
     exit 2
   }
 fi
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$repo/requirements.txt" || {
-  echo "error: installing requirements.txt failed (see above); run this again when the cause is mended" >&2
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$repo[test]" || {
+  echo "error: installing what pyproject.toml asks for failed (see above); run this again when the cause is mended" >&2
   exit 2
 }
 printf '%s' "$wanted" > "$stamp"

@@ -2,7 +2,6 @@
 
 import contextlib
 import resource
-import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from dassl.data.hashing import split_hashes
 from dassl.utils.io import atomic_path, sha256_of, write_json
-from dassl.utils.paths import REPO
+from dassl.utils.version import commit
 
 from .run_folder import config_hash
 
@@ -57,16 +56,6 @@ def versions():
     return found
 
 
-@lru_cache(maxsize=1)
-def git_revision():
-    """The repository's commit, with -dirty; None outside a checkout."""
-    try:
-        call = ["git", "-C", str(REPO), "describe", "--always", "--dirty", "--abbrev=12"]
-        return subprocess.run(call, capture_output=True, text=True, timeout=10).stdout.strip() or None
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-
-
 def record(trainer, split, report, cost, facts):
     """The content of results.json (schema 2): `run_facts` of the caller (spec, key, reads ...) say what the run is."""
     import torch
@@ -98,7 +87,7 @@ def record(trainer, split, report, cost, facts):
         "threads": torch.get_num_threads(),
         "device": str(trainer.device),
         "versions": versions(),
-        "git": git_revision(),
+        "git": commit(),
         **own,
     }
 

@@ -28,6 +28,7 @@ def checkout(tmp_path):
     tools.mkdir()
     shutil.copy(REPO / "scripts" / "setup.sh", repo / "scripts")
     (repo / "requirements.txt").write_text("one\n")
+    (repo / "pyproject.toml").write_text("[project]\n")
     for tool in ("bash", "env", "dirname", "cksum", "cat", "mkdir", "cp"):
         (tools / tool).symlink_to(shutil.which(tool))
     (tools / "python3").write_text(PYTHON)
@@ -48,8 +49,9 @@ def test_sets_up_once_and_again_when_requirements_change(checkout):
     assert done.returncode == 0 and "setting up" in done.stdout and str(repo / ".venv") in done.stdout
     assert (repo / ".venv" / "bin" / "python").is_file() and installs() == 1
     assert call().stdout == "" and installs() == 1
-    (repo / "requirements.txt").write_text("one\ntwo\n")
-    assert call().returncode == 0 and installs() == 2
+    for count, name in enumerate(("requirements.txt", "pyproject.toml"), start=2):
+        (repo / name).write_text("one\ntwo\n")
+        assert call().returncode == 0 and installs() == count
 
 
 def test_old_python_is_one_clear_line(checkout):
