@@ -117,7 +117,7 @@ def like_clips(learner, clip, images):
     """Let both towers add a constant to their features, as the bias of a last norm would, in their own precision.
 
     What the images' features have in common goes; a direction common to both towers comes, so much of it that the
-    mean logit is CLIP's 27. How far classes differ is left as the towers make it (about 1.1; 2.2 with CILMP's random rows).
+    mean logit is CLIP's 27. How far classes differ is left as the towers make it (1.1; CILMP's random rows: 2.2).
     """
     common = torch.randn(clip.embed_dim, generator=torch.Generator().manual_seed(3))
     common = F.normalize(common, dim=0).to(images.device)
