@@ -6,8 +6,8 @@ import re
 import pytest
 
 from cilmp.experiments.driver import run_protocol
-from cilmp.experiments.settings import Request
 from cilmp.experiments.reads import WORDS
+from cilmp.experiments.settings import Request
 from cilmp.tests.docs.pages import rows, section, words
 from cilmp.tests.experiments.test_finished import make_set
 from dassl.utils.paths import REPO
