@@ -6,7 +6,7 @@ import time
 import traceback
 from contextlib import ExitStack
 
-from dassl.utils.errors import UserError
+from dassl.utils.errors import UserError, unwritable
 from dassl.utils.io import read_json_object, sha256_file, write_text
 
 from .collect import records, results_file
@@ -140,8 +140,17 @@ def attempt(spec, folder, output, force):
         run(spec, folder, model_dir=str(source), quiet=True)
     except UserError as error:
         return str(error)
+    except OSError as error:
+        if (told := unwritable(error)) is None:
+            return unexpected(error, folder)
+        return str(told)
     except Exception as error:  # out of memory, a loss that is not finite, a plugin's mistake: the others go on
-        write_text(traceback.format_exc(), folder / "error.txt")
-        words = " ".join(str(error).split())[:160]
-        return f"{type(error).__name__}: {words} (see {folder / 'error.txt'})"
+        return unexpected(error, folder)
     return ""
+
+
+def unexpected(error, folder):
+    """The words of an error that is not the user's; its traceback is kept."""
+    write_text(traceback.format_exc(), folder / "error.txt")
+    words = " ".join(str(error).split())[:160]
+    return f"{type(error).__name__}: {words} (see {folder / 'error.txt'})"

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from dassl.utils.errors import ConfigError, UserError
+from dassl.utils.errors import ConfigError, UserError, unwritable
 from dassl.utils.io import read_json_object, sha256_file
 
 from .collect import results_file
@@ -47,12 +47,14 @@ def claimed(folder):
     from filelock import FileLock, Timeout
 
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.parent / f".{folder.name}.lock")
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise Busy(f"another process is at work in {folder}; wait for it, or name another --output-dir") from None
+    except OSError as error:
+        raise unwritable(error, folder) or UserError(f"{folder}: can't be written ({error.strerror})") from None
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,3 +198,6 @@ def test_places_and_sizes_that_cannot_be(mydata, tmp_path):
     train_py, words = REPO / "train.py", ("--trainer", "ZeroshotCLIP", "--dataset", "phantom", "--backbone", "demo")
     code, lines = called(train_py, *words, "--output-dir", tmp_path / "file" / "below")
     assert code == 2 and len(lines) == 1 and "file" in lines[0]
+    if Path("/proc/self").is_dir():  # nothing can be made there, not even by root
+        code, lines = called(REPO / "cilmp", "run", "few_shot", "ZeroshotCLIP", "phantom", "1", OUTPUT="/proc/nowhere")
+        assert code == 2 and lines[-1].startswith("error: /proc/nowhere")
