@@ -91,7 +91,7 @@ class PromptTrainer(TrainerX):
         in_towers(self.clip, self.precision)  # now: texts that are encoded once were just encoded in float32
         self.scaler, self.max_epoch = None, self._length()
         trainables = self.model.named_trainables()
-        if not self.model.checkpoint_state():
+        if not self.model.checkpoint_tensors():
             self.optim = self.sched = None
             return
         if self.precision == "amp":

@@ -112,8 +112,12 @@ class Learner(nn.Module):
         """(name, parameter) of everything learned; methods that adapt the backbone in place override this."""
         return [(n, p) for n, p in self.named_parameters() if p.requires_grad]
 
+    def checkpoint_tensors(self):
+        """{name: tensor} that a checkpoint holds, the learner's own, not copied."""
+        return dict(self.named_trainables())
+
     def checkpoint_state(self):
-        return {n: p.detach().clone() for n, p in self.named_trainables()}
+        return {n: t.detach().clone() for n, t in self.checkpoint_tensors().items()}
 
     def load_checkpoint_state(self, state):
         """Copy learned tensors in; names and shapes must fit this method and setting.
@@ -121,7 +125,7 @@ class Learner(nn.Module):
         Raises:
             UserError: tensors of another method or setting, or bound to other classes.
         """
-        own = dict(self.named_trainables())
+        own = self.checkpoint_tensors()
         self._check_fits(own, state)
         self._kept = {}
         with torch.no_grad():

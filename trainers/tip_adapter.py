@@ -67,15 +67,8 @@ class TipLearner(Learner):
                     best, self.blend[0], self.blend[1] = found, alpha, beta
         print(f"alpha {self.blend[0]:.3f}, beta {self.blend[1]:.3f}: val accuracy {100 * best:.1f}")
 
-    def checkpoint_state(self):
-        return {"keys": self.keys.detach().clone(), "blend": self.blend.clone()}
-
-    def load_checkpoint_state(self, state):
-        own = {"keys": self.keys, "blend": self.blend}
-        with torch.no_grad():
-            self._check_fits(own, state)
-            for name, value in state.items():
-                own[name].copy_(value)
+    def checkpoint_tensors(self):
+        return {"keys": self.keys, "blend": self.blend}
 
 
 def grid(scale, steps):

@@ -256,6 +256,14 @@ def test_demo_run_learns_steps_by_the_step_and_serves_other_classes(tmp_path, me
     assert other.model.eval()(torch.randn(2, 3, 64, 64)).shape == (2, 6)
 
 
+def test_building_a_trainer_copies_no_weights(tmp_path, monkeypatch):
+    """With FineTune a copy would be both towers: memory that the run may not have."""
+    clone, copied = torch.Tensor.clone, []
+    monkeypatch.setattr(torch.Tensor, "clone", lambda t, **how: copied.append(t.data_ptr()) or clone(t, **how))
+    trainer = build_trainer(config(tmp_path, "FineTune"))
+    assert not {p.data_ptr() for _, p in trainer.model.named_trainables()} & set(copied)
+
+
 @pytest.mark.parametrize("method", ["CLIPLoRA", "CLIPSVD", "FineTune"])
 def test_a_run_killed_within_an_epoch_resumes_bit_equal(tmp_path, method):
     """The cosine over steps, AdamW's moments and dropout's random numbers go on where the last epoch ended."""
