@@ -54,4 +54,4 @@ class AdaptedLearner(Learner):
 class AdaptedTrainer(PromptTrainer):
     """Their trainer: a cosine over steps."""
 
-    lr_every_step = True
+    lr_per = "step"

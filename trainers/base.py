@@ -39,8 +39,7 @@ class PromptTrainer(TrainerX):
     trains = True
     why_class_bound = ""
     model_name = "prompt_learner"
-    steps_lr_itself = False  # TrainerX steps the learning rate once an epoch
-    lr_every_step = False  # True: a cosine over all steps, down to END_LR, after WARMUP_SHARE of them
+    lr_per = "epoch"  # "step": a cosine over all steps, down to END_LR, after WARMUP_SHARE of them
 
     @classmethod
     def bound_to_classes(cls, cfg):
@@ -105,9 +104,8 @@ class PromptTrainer(TrainerX):
         return build_optimizer([p for _, p in trainables], self.cfg.OPTIM)
 
     def build_scheduler(self, optimizer):
-        if not self.lr_every_step:
+        if self.lr_per != "step":
             return build_lr_scheduler(optimizer, self.cfg.OPTIM)
-        self.steps_lr_itself = True
         steps = self.max_epoch * len(self.train_loader_x)
         end = self.node.get("END_LR", 0.0) / self.cfg.OPTIM.LR
         return cosine_over_steps(optimizer, steps, round(self.node.get("WARMUP_SHARE", 0.0) * steps), end)
@@ -130,8 +128,6 @@ class PromptTrainer(TrainerX):
         images, labels = self.parse_batch_train(batch)
         loss, logits = self.model.loss(images, labels)
         self.model_backward_and_update(loss)
-        if self.lr_every_step:
-            self.update_lr()
         accuracy = (logits.detach().argmax(-1) == labels).float().mean() * 100
         return {"loss": loss.detach(), "acc": accuracy}
 

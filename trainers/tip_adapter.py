@@ -112,7 +112,7 @@ class TipAdapterF(PromptTrainer):
 
     learner = TipFLearner
     why_class_bound = WHY
-    lr_every_step = True
+    lr_per = "step"
     defaults = DEFAULTS
 
     def build_optimizer(self, trainables):

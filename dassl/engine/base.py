@@ -31,6 +31,7 @@ class TrainerBase:
     def __init__(self):
         self._models, self._optims, self._scheds = OrderedDict(), OrderedDict(), OrderedDict()
         self._writer = None
+        self._lr_updates = 0  # calls of update_lr(), whoever makes them
 
     def register_model(self, name="model", model=None, optim=None, sched=None):
         if "_models" not in self.__dict__:
@@ -175,7 +176,8 @@ class TrainerBase:
                 _frozen_to_eval(model)
 
     def update_lr(self, names=None):
-        self._lr_stepped = True
+        """One step of the schedules."""
+        self._lr_updates += 1
         for name in self.get_model_names(names):
             if self._scheds[name] is not None:
                 self._scheds[name].step()
