@@ -20,8 +20,8 @@ from .learner import unit
 class CoCoOpLearner(CoOpLearner):
     """CoOp's context, moved by every image."""
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
         hidden = clip.embed_dim // 16
         self.meta_net = nn.Sequential(OrderedDict([
             ("linear1", nn.Linear(clip.embed_dim, hidden)),

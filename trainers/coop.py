@@ -19,20 +19,20 @@ class CoOpLearner(Learner):
 
     image_key = "plain"
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
         text, rest = clip.text, ""
-        if cfg.CTX_INIT:  # the phrase's own tokens; CSC is honoured only without it, as upstream
-            n_ctx = len(text.embed_words(cfg.CTX_INIT.replace("_", " ")))
-            ctx, rest = init_context(text, cfg.CTX_INIT, n_ctx)
+        if node.CTX_INIT:  # the phrase's own tokens; CSC is honoured only without it, as upstream
+            n_ctx = len(text.embed_words(node.CTX_INIT.replace("_", " ")))
+            ctx, rest = init_context(text, node.CTX_INIT, n_ctx)
         else:
-            n_ctx = cfg.N_CTX
-            shape = (len(classnames), n_ctx) if cfg.get("CSC", False) else (n_ctx,)
+            n_ctx = node.N_CTX
+            shape = (len(classnames), n_ctx) if node.get("CSC", False) else (n_ctx,)
             ctx = torch.empty(*shape, text.width).normal_(std=0.02)
         self.ctx = nn.Parameter(ctx)
         self.class_bound = ("ctx",) if ctx.dim() == 3 else ()
         tails = [f"{rest}{n}." for n in self.names]
-        place = cfg.get("CLASS_TOKEN_POSITION", "end")
+        place = node.get("CLASS_TOKEN_POSITION", "end")
         self.frame = text.frame(tails, [n_ctx], place=place, names=self.names, labels=self.classnames)
 
     def prompts(self):

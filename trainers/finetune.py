@@ -27,7 +27,7 @@ class FineTuneLearner(AdaptedLearner):
     """The towers themselves, or a part of them."""
 
     def adapt(self):
-        mode, clip = self.cfg.MODE, self.clip
+        mode, clip = self.node.MODE, self.clip
         if mode not in MODES:
             raise ConfigError(f"TRAINER.FINETUNE.MODE {mode!r}: choose {', '.join(MODES)}")
         self.live_words = mode == "ft_clip"
@@ -45,7 +45,7 @@ class FineTuneLearner(AdaptedLearner):
             self.class_bound = ("head",)
 
     def text_features(self):
-        return self.head if self.cfg.MODE == "ft_head" else super().text_features()
+        return self.head if self.node.MODE == "ft_head" else super().text_features()
 
 
 @TRAINER_REGISTRY.register()

@@ -49,7 +49,7 @@ class Learner(nn.Module):
     """What one method learns. Holds its own parameters and class-bound buffers, never the backbone's weights.
 
     Args:
-        cfg: the method's config node, TRAINER.<METHOD>.
+        node: the method's config node, TRAINER.<METHOD>.
         clip: PromptableCLIP, frozen.
         classnames: C names in label order.
         context: `Context` with what else a method may need (whole config, dataset, knowledge).
@@ -58,9 +58,9 @@ class Learner(nn.Module):
     class_bound = ()  # names of trained tensors that mean nothing for other classes
     image_key = ""  # what is done to a frozen image tower ("plain": nothing); "": the tower is adapted
 
-    def __init__(self, cfg, clip, classnames, context=None):
+    def __init__(self, node, clip, classnames, context=None):
         super().__init__()
-        self.cfg, self.classnames, self.context = cfg, list(classnames), context
+        self.node, self.classnames, self.context = node, list(classnames), context
         self.names = [readable(c) for c in classnames]
         self._clip = (clip,)  # in a tuple: not a submodule, so not in parameters() nor in the state dict
         self._kept = {}

@@ -25,13 +25,13 @@ def project(g, k, share=1.0):
 class ProGradLearner(CoOpLearner):
     """CoOp, and the two losses whose gradients are compared."""
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
-        self.register_buffer("teacher", ensemble_features(clip, self.names, [cfg.TEMPLATE]), persistent=False)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
+        self.register_buffer("teacher", ensemble_features(clip, self.names, [node.TEMPLATE]), persistent=False)
 
     def losses(self, images, labels):
         """(cross-entropy, distillation from zero-shot, logits)."""
-        v, T = self.image_features(images), self.cfg.T
+        v, T = self.image_features(images), self.node.T
         logits = self.score(v, self.text_features())
         zero_shot = self.score(v, self.teacher)
         kl = F.cross_entropy(logits / T, (zero_shot / T).softmax(-1)) * T**2

@@ -27,9 +27,9 @@ class SSTextLearner(Learner):
     image_key = "plain"
     class_bound = ("prototypes",)
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
-        text = ensemble_features(clip, self.names, template_set(cfg.TEMPLATES))
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
+        text = ensemble_features(clip, self.names, template_set(node.TEMPLATES))
         self.register_buffer("text_features", text, persistent=False)
         self.prototypes = nn.Parameter(text.clone())
 
@@ -42,9 +42,9 @@ class SSTextLearner(Learner):
         x, y = unit(train[0]).flatten(0, 1), train[1].repeat(len(train[0]))
         one_hot = F.one_hot(y, len(self.classnames)).float()
         count = one_hot.sum(0)  # n_c
-        weight = (1 / count.clamp(min=1) if self.cfg.PLUS else torch.full_like(count, 1 / len(y))).clamp(min=SMALLEST)
+        weight = (1 / count.clamp(min=1) if self.node.PLUS else torch.full_like(count, 1 / len(y))).clamp(min=SMALLEST)
         w = self.clip.scale() / (len(y) * weight)[:, None] * (one_hot.T @ x) + self.text_features
-        if self.cfg.PLUS:
+        if self.node.PLUS:
             w = w - unit(2 * w - w.mean(0))
         self.prototypes.copy_(w)
 

@@ -28,13 +28,13 @@ class TipLearner(Learner):
     class_bound = ("keys",)
     trained = False
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
         labels = labels_of(context.dataset.train_x)
         self.keys = nn.Parameter(torch.zeros(len(labels), clip.embed_dim), requires_grad=self.trained)
         self.register_buffer("values", F.one_hot(labels, len(classnames)).float(), persistent=False)
-        self.register_buffer("blend", torch.tensor([cfg.INIT_ALPHA, cfg.INIT_BETA]))  # alpha, beta
-        self.register_buffer("text_features", ensemble_features(clip, self.names, [cfg.TEMPLATE]), persistent=False)
+        self.register_buffer("blend", torch.tensor([node.INIT_ALPHA, node.INIT_BETA]))  # alpha, beta
+        self.register_buffer("text_features", ensemble_features(clip, self.names, [node.TEMPLATE]), persistent=False)
 
     def logits(self, images):
         x = unit(self.image_features(images))
@@ -58,7 +58,7 @@ class TipLearner(Learner):
         x, y = unit(val[0]), val[1]
         affinity, text_logits = x @ self.keys.T, self.clip.scale() * x @ self.text_features.T
         right = lambda logits: (logits.argmax(-1) == y).float().mean().item()  # noqa: E731
-        (scale_b, scale_a), (steps_b, steps_a) = self.cfg.SEARCH_SCALE, self.cfg.SEARCH_STEP
+        (scale_b, scale_a), (steps_b, steps_a) = self.node.SEARCH_SCALE, self.node.SEARCH_STEP
         best = right(self.mixed(affinity, text_logits, *self.blend))
         for beta in grid(scale_b, steps_b):
             cached = self.mixed(affinity, 0, 1, beta)  # once for all alphas

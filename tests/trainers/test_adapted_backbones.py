@@ -62,7 +62,7 @@ def count_at_vit_b16(trainer):
     with torch.device("meta"):
         ours = trainer.learner.__new__(trainer.learner)
         nn.Module.__init__(ours)
-        ours.cfg, ours._clip = CfgNode(trainer.defaults), (Shapes().requires_grad_(False),)
+        ours.node, ours._clip = CfgNode(trainer.defaults), (Shapes().requires_grad_(False),)
         ours.adapt()
     return plain.count(ours)
 
@@ -177,9 +177,9 @@ def test_svd_checkpoint_holds_values_and_refuses_other_weights():
             block.fc.weight += 0.03 * block.fc.weight.std() * torch.randn(block.fc.weight.shape)
     for stranger in (plain.small("openai", seed=7), tuned):
         with pytest.raises(UserError, match="other backbone weights"):
-            CLIPSVD.learner(ours.cfg, stranger, plain.NAMES).load_checkpoint_state(state)
+            CLIPSVD.learner(ours.node, stranger, plain.NAMES).load_checkpoint_state(state)
     half = plain.small("openai").half().float()  # the same weights, rounded
-    CLIPSVD.learner(ours.cfg, half, plain.NAMES).load_checkpoint_state(state)
+    CLIPSVD.learner(ours.node, half, plain.NAMES).load_checkpoint_state(state)
 
 
 @pytest.mark.parametrize("family", ["openai", "bert", "resnet"])
