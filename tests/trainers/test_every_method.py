@@ -32,9 +32,7 @@ def test_all_that_the_readme_names_are_there():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_its_files(method):
-    scripts, configs = REPO / "scripts" / method.lower(), REPO / "configs" / "trainers" / method
-    for protocol in ("base2new", "few_shot", "full", "cross_dataset"):
-        assert (scripts / f"{protocol}.sh").is_file()  # what they say: tests/scripts
+    configs = REPO / "configs" / "trainers" / method
     assert (configs / "vit_b16.yaml").read_text().startswith("# ")
     page = (REPO / "docs" / "methods" / f"{method.lower()}.md").read_text()
     for key in TRAINER_REGISTRY.get(method).defaults:
