@@ -29,7 +29,6 @@ class PromptTrainer(TrainerX):
         defaults: dict of its config node TRAINER.<NAME>.
         needs_llm: whether it reads what a language model says, as llm_form: "rows" (representations) or "sentences".
         trains: False for methods without training.
-        why_class_bound: why what it learned serves no other classes (base-to-new, cross-dataset); "": it does.
     """
 
     learner = None
@@ -37,14 +36,13 @@ class PromptTrainer(TrainerX):
     needs_llm = False
     llm_form = "rows"
     trains = True
-    why_class_bound = ""
     model_name = "prompt_learner"
     lr_per = "epoch"  # "step": a cosine over all steps, down to END_LR, after WARMUP_SHARE of them
 
     @classmethod
     def bound_to_classes(cls, cfg):
         """Why what is learned under this configuration serves no other classes; "" if it does."""
-        return cls.why_class_bound
+        return next(iter(cls.learner.bound_to_classes(cfg.TRAINER[cls.node_name()]).values()), "")
 
     @classmethod
     def node_name(cls):

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .coop import ContextTrainer, CoOpLearner
+from .base import PromptTrainer
+from .coop import CoOpLearner
 from .learner import divergence, unit
 from .sentences import sentence_features
 
@@ -45,7 +46,7 @@ class BiomedCoOpLearner(CoOpLearner):
 
 
 @TRAINER_REGISTRY.register()
-class BiomedCoOp(ContextTrainer):
+class BiomedCoOp(PromptTrainer):
     """CoOp guided by a language model's sentences, those that are outliers for the batch left out."""
 
     learner = BiomedCoOpLearner

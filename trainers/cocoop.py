@@ -13,7 +13,8 @@ from torch import nn
 from cilmp.backbones.prompt import per_image
 from dassl.engine import TRAINER_REGISTRY
 
-from .coop import ContextTrainer, CoOpLearner
+from .base import PromptTrainer
+from .coop import CoOpLearner
 from .learner import unit
 
 
@@ -39,7 +40,7 @@ class CoCoOpLearner(CoOpLearner):
 
 
 @TRAINER_REGISTRY.register()
-class CoCoOp(ContextTrainer):
+class CoCoOp(PromptTrainer):
     """CoOp's context shifted by a small network of the image feature."""
 
     learner = CoCoOpLearner

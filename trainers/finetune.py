@@ -42,7 +42,10 @@ class FineTuneLearner(AdaptedLearner):
         if mode == "ft_head":
             with torch.no_grad():
                 self.head = nn.Parameter(AdaptedLearner.text_features(self).clone())
-            self.class_bound = ("head",)
+
+    @classmethod
+    def bound_to_classes(cls, node):
+        return {"head": "a row of its head belongs to a class"} if node.MODE == "ft_head" else {}
 
     def text_features(self):
         return self.head if self.node.MODE == "ft_head" else super().text_features()
@@ -69,10 +72,6 @@ class FineTune(AdaptedTrainer):
         super().check_cfg(cfg)
         if self.asked_precision == "fp16":
             raise ConfigError("TRAINER.FINETUNE.PREC fp16 would train half-precision weights: choose amp, bf16 or fp32")
-
-    @classmethod
-    def bound_to_classes(cls, cfg):
-        return "a row of its head belongs to a class" if cfg.TRAINER.FINETUNE.MODE == "ft_head" else ""
 
     def _length(self):
         return max(super()._length(), math.ceil(self.node.MIN_STEPS / len(self.train_loader_x)))

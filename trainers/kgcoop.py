@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .coop import ContextTrainer, CoOpLearner
+from .base import PromptTrainer
+from .coop import CoOpLearner
 from .learner import unit
 from .templates import ensemble_features
 
@@ -29,7 +30,7 @@ class KgCoOpLearner(CoOpLearner):
 
 
 @TRAINER_REGISTRY.register()
-class KgCoOp(ContextTrainer):
+class KgCoOp(PromptTrainer):
     """CoOp kept close to the hand-written prompts."""
 
     learner = KgCoOpLearner

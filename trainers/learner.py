@@ -55,7 +55,6 @@ class Learner(nn.Module):
         context: `Context` with what else a method may need (whole config, dataset, knowledge).
     """
 
-    class_bound = ()  # names of trained tensors that mean nothing for other classes
     image_key = ""  # what is done to a frozen image tower ("plain": nothing); "": the tower is adapted
 
     def __init__(self, node, clip, classnames, context=None):
@@ -64,6 +63,11 @@ class Learner(nn.Module):
         self.names = [readable(c) for c in classnames]
         self._clip = (clip,)  # in a tuple: not a submodule, so not in parameters() nor in the state dict
         self._kept = {}
+
+    @classmethod
+    def bound_to_classes(cls, node):
+        """{name of a learned tensor that serves no other classes (base-to-new, cross-dataset): why}."""
+        return {}
 
     @property
     def clip(self):
@@ -143,7 +147,7 @@ class Learner(nn.Module):
                 raise UserError(self._shape_message(name, tuple(value.shape), tuple(own[name].shape)))
 
     def _shape_message(self, name, found, wanted):
-        if name in self.class_bound:
+        if name in self.bound_to_classes(self.node):
             return f"{name} {found} was learned for other classes than these {len(self.classnames)}; retrain on them"
         return (
             f"the checkpoint's {name} is {found}, this setting needs {wanted}: another backbone, LLM, prompt length or "

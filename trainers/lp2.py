@@ -28,7 +28,6 @@ class LP2Learner(Learner):
     """W (C, d), b (C,), alpha (C,) beside fixed text features (C, d)."""
 
     image_key = "plain"
-    class_bound = ("weight", "bias", "alpha")
 
     def __init__(self, node, clip, classnames, context=None):
         super().__init__(node, clip, classnames, context)
@@ -36,6 +35,10 @@ class LP2Learner(Learner):
         self.weight, self.bias = linear.weight, linear.bias
         self.alpha = nn.Parameter(torch.ones(len(classnames)))
         self.register_buffer("text_features", ensemble_features(clip, self.names, [node.TEMPLATE]), persistent=False)
+
+    @classmethod
+    def bound_to_classes(cls, node):
+        return dict.fromkeys(("weight", "bias", "alpha"), "a row of weights belongs to a class it was fitted on")
 
     def logits(self, images):
         return self.blend(unit(self.image_features(images)))
@@ -91,7 +94,6 @@ class LP2(FitTrainer):
     """LP++: a linear probe on image features blended with text logits."""
 
     learner = LP2Learner
-    why_class_bound = "a row of weights belongs to a class it was fitted on"
     defaults = {
         "STEP": "data",  # rate of W: data (4 N / lambda_max) or shots (ETA ln(shots + 1))
         "ETA": 1.0,

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .coop import ContextTrainer, CoOpLearner
+from .base import PromptTrainer
+from .coop import CoOpLearner
 from .templates import ensemble_features
 
 
@@ -39,7 +40,7 @@ class ProGradLearner(CoOpLearner):
 
 
 @TRAINER_REGISTRY.register()
-class ProGrad(ContextTrainer):
+class ProGrad(PromptTrainer):
     """CoOp whose steps never go against the zero-shot model."""
 
     learner = ProGradLearner

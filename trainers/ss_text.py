@@ -25,13 +25,16 @@ class SSTextLearner(Learner):
     """Prototypes w (C, d), from support images and text."""
 
     image_key = "plain"
-    class_bound = ("prototypes",)
 
     def __init__(self, node, clip, classnames, context=None):
         super().__init__(node, clip, classnames, context)
         text = ensemble_features(clip, self.names, template_set(node.TEMPLATES))
         self.register_buffer("text_features", text, persistent=False)
         self.prototypes = nn.Parameter(text.clone())
+
+    @classmethod
+    def bound_to_classes(cls, node):
+        return {"prototypes": "its prototypes are means of its classes' images"}
 
     def logits(self, images):
         return self.score(self.image_features(images), self.prototypes)
@@ -54,7 +57,6 @@ class SSText(FitTrainer):
     """Class prototypes of text and support images in closed form."""
 
     learner = SSTextLearner
-    why_class_bound = "its prototypes are means of its classes' images"
     defaults = {
         "PLUS": True,  # SS-Text+: weights by class size, and repulsion; False: SS-Text
         "TEMPLATES": "a photo of a {}.",  # a set's name (medical, imagenet ...), or templates with ';' between them

@@ -25,7 +25,6 @@ class TipLearner(Learner):
     """The cache of N training images, beside fixed text features (C, d)."""
 
     image_key = "plain"
-    class_bound = ("keys",)
     trained = False
 
     def __init__(self, node, clip, classnames, context=None):
@@ -35,6 +34,10 @@ class TipLearner(Learner):
         self.register_buffer("values", F.one_hot(labels, len(classnames)).float(), persistent=False)
         self.register_buffer("blend", torch.tensor([node.INIT_ALPHA, node.INIT_BETA]))  # alpha, beta
         self.register_buffer("text_features", ensemble_features(clip, self.names, [node.TEMPLATE]), persistent=False)
+
+    @classmethod
+    def bound_to_classes(cls, node):
+        return {"keys": "its cache holds the training images of its classes"}
 
     def logits(self, images):
         x = unit(self.image_features(images))
@@ -85,7 +88,6 @@ DEFAULTS = {
     "TEMPLATE": "a photo of a {}.",
     "PREC": "fp32",
 }
-WHY = "its cache holds the training images of its classes"
 
 
 @TRAINER_REGISTRY.register()
@@ -93,7 +95,6 @@ class TipAdapter(FitTrainer):
     """A cache of training features beside the text, nothing trained."""
 
     learner = TipLearner
-    why_class_bound = WHY
     defaults = DEFAULTS
 
     def views(self):
@@ -111,7 +112,6 @@ class TipAdapterF(PromptTrainer):
     """Tip-Adapter with trained keys."""
 
     learner = TipFLearner
-    why_class_bound = WHY
     lr_per = "step"
     defaults = DEFAULTS
 
