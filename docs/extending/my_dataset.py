@@ -2,7 +2,7 @@ r"""A reader of your own, as for CoOp and Dassl: copy this file, change `read`, 
 
     python train.py --plugin my_dataset.py --dataset MyDataset --root ~/data --trainer CoOp --backbone ViT-B/16 \
         --config-file configs/trainers/CoOp/vit_b16.yaml
-    PLUGIN=my_dataset.py DATA=~/data bash scripts/coop/few_shot.sh MyDataset
+    PLUGIN=my_dataset.py DATA=~/data bash scripts/few_shot.sh CoOp MyDataset
 
 A folder of class folders or a table needs no reader: `cilmp prepare folder --raw DIR --name mydata`.
 """

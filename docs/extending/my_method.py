@@ -41,7 +41,7 @@ class MyLearner(Learner):
 
 @TRAINER_REGISTRY.register()
 class MyMethod(PromptTrainer):
-    """One line on the idea: `train.py --list` prints it."""
+    """One line on the idea: `cilmp list` prints it."""
 
     learner = MyLearner
     defaults = {"TEMPLATE": "a photo of a {}.", "WEIGHT": 0.1, "PREC": "fp32"}  # the node TRAINER.MYMETHOD

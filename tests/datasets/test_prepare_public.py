@@ -209,19 +209,19 @@ def busi_with_copies(raw, seeds, content=None):
 
 def test_what_was_kept_together_is_what_the_script_says(tmp_path, capsys):
     """It said 'grouped by: nothing' while groups.csv tied 307 files of BUSI."""
-    from cilmp.datasets.prepare.command import main
+    from cilmp.datasets.prepare import command as prepare_dataset
 
     raw_trees.BUSI(tmp_path / "raw")
     for i in range(3):
         raw_trees.picture(tmp_path / "raw" / "Dataset_BUSI_with_GT" / "benign" / f"benign ({100 + i}).png", 4711)
     call = ["BUSI", "--raw", str(tmp_path / "raw"), "--root", str(tmp_path / "data"), "--workers", "1"]
-    main(call)
+    prepare_dataset.main(call)
     assert "grouped by: near duplicates, told by their looks; 3 of 41 images, 1 group; no patient ids" in (
         said := capsys.readouterr().out), said
     assert (tmp_path / "data" / "busi" / "groups.csv").read_text().count("\n") == 4
     files = [f"benign ({i}).png" for i in range(1, 21)]
     raw_trees.table(tmp_path / "ids.csv", ["image", "patient"], [(f, f"p{i // 4}") for i, f in enumerate(files)])
-    main([*call, "--groups", str(tmp_path / "ids.csv")])
+    prepare_dataset.main([*call, "--groups", str(tmp_path / "ids.csv")])
     assert "grouped by: ids.csv, column patient; 20 of 41 images have an id, 5 groups" in capsys.readouterr().out
 
 
