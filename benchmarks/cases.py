@@ -156,7 +156,7 @@ class CILMPStep(Step):
 
     def plain_levels(self, v):
         """J tensors (B, C, M + L, d_t): interventions written out at width D, then A and Bp."""
-        ours, P, S = self.learner, self.learner.cfg.PREFIX_LENGTH, self.learner.cfg.SUFFIX_LENGTH
+        ours, P, S = self.learner, self.learner.node.PREFIX_LENGTH, self.learner.node.SUFFIX_LENGTH
         levels = []
         for j in range(ours.depth):
             first = self._intervene(ours.prefix, j, self.h[:, :P], v)
@@ -172,7 +172,7 @@ class CILMPStep(Step):
         h = h[None].expand(len(v), -1, -1, -1)
         u = torch.cat([h, g[:, None, None] * h], dim=-1)
         e = h + (F.linear(u, module.source[j], module.source_bias[j]) - h @ module.rotate[j]) @ module.rotate[j].mT
-        return F.dropout(e, self.learner.cfg.DROPOUT, training=self.train)
+        return F.dropout(e, self.learner.node.DROPOUT, training=self.train)
 
     def plain_bytes(self):
         pairs = self.B * self.C

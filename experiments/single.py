@@ -25,6 +25,7 @@ FLAGS = {
     "dataset": "DATASET.NAME",
     "trainer": "TRAINER.NAME",
     "backbone": "MODEL.BACKBONE.NAME",
+    "head": "MODEL.HEAD.NAME",
     "llm": "MODEL.LLM",
 }
 
@@ -43,7 +44,7 @@ def add_arguments(p):
     p.add_argument("--dataset", default=None, help="data set name, instead of a configuration file")
     p.add_argument("--trainer", default=None)
     p.add_argument("--backbone", default=None)
-    p.add_argument("--head", default=None, help="accepted as upstream does; no method here reads it")
+    p.add_argument("--head", default=None, help="for plugins: no method here reads it")
     p.add_argument("--llm", default=None, help="language model whose representations are read")
     p.add_argument("--plugin", action="append", default=[], help="FILE.py or module with your own trainer or reader")
     p.add_argument("--eval-only", action="store_true")

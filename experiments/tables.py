@@ -5,12 +5,10 @@ import io
 import statistics
 from pathlib import Path
 
+from dassl.evaluation.figures import METRICS
 from dassl.utils.errors import UserError
 from dassl.utils.io import write_json, write_text
 
-TITLES = {"accuracy": "acc", "macro_f1": "F1", "balanced_accuracy": "bal acc", "auroc": "AUROC", "kappa": "kappa",
-          "kappa_quadratic": "QWK", "ece": "ECE"}  # fmt: skip
-LESS_IS_BETTER = ("ece",)
 COSTS = {
     "learned": lambda row: f"{row['trainable_parameters'] or 0:,}",
     "s/step": lambda row: _median(row["seconds_per_step"], "{:.3f}"),
@@ -74,7 +72,7 @@ def rows_of(records, metrics):
             row["shots"], row["settings"] = spec["shots"], spec["settings"]
         part = row["parts"].setdefault(spec["part"], {m: {} for m in metrics})
         for metric in metrics:
-            part[metric][str(r["seed"])] = r["metrics"][metric]
+            part[metric][str(r["seed"])] = r["metrics"].get(metric)
         if r["cost"]["seconds_per_step"]:
             row["seconds_per_step"].append(r["cost"]["seconds_per_step"])
             row["peak_memory_mib"].append(r["cost"]["peak_memory_mib"])
@@ -118,7 +116,7 @@ def build(protocol, records, title, missing=(), not_run=(), targets=(), notes=()
     columns = [(m, c) for m in protocol.metrics for c in protocol.columns(parts)]
     first = ["method", *(["shots"] if protocol.shots_column else [])]
     judged = next((r["split"] for r in records if r["split"] != "test"), "test")
-    header = [*first, *(f"{judged if c == 'test' else c} {TITLES[m]}" for m, c in columns), *COSTS]
+    header = [*first, *(f"{judged if c == 'test' else c} {METRICS[m].title}" for m, c in columns), *COSTS]
     cells = [_cells(d, columns, protocol.shots_column) for d in data]
     words = _notes(protocol, records, rows, missing, not_run, targets)
     return {"title": title, "notes": [*words, *notes], "header": header, "rows": cells, "data": data,
@@ -149,7 +147,7 @@ def _ranks(data, columns):
     for k, (metric, c) in enumerate(columns):
         values = {i: round(d["figures"][metric][c][0], 1) for i, d in enumerate(data)
                   if c in d["figures"].get(metric, {})}  # fmt: skip
-        ranked = sorted(set(values.values()), reverse=metric not in LESS_IS_BETTER)[:2]
+        ranked = sorted(set(values.values()), reverse=not METRICS[metric].less_is_better)[:2]
         for i, value in values.items():
             if len(ranked) > 1 and value in ranked:
                 marks[(i, k)] = ("best", "second")[ranked.index(value)]

@@ -1,33 +1,16 @@
-"""The methods. Importing this package registers all of them in dassl.engine.TRAINER_REGISTRY."""
+"""The methods, found here: importing this package registers those of all its files in dassl.engine.TRAINER_REGISTRY."""
+
+import importlib
+import pkgutil
 
 from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 
-from . import (  # noqa: F401
-    biomedcoop,
-    biomeddpt,
-    cilmp,
-    clip_adapter,
-    clip_lora,
-    clip_svd,
-    cocoop,
-    coop,
-    finetune,
-    ivlp,
-    kgcoop,
-    linear_probe,
-    lp2,
-    maple,
-    prograd,
-    promptsrc,
-    ss_text,
-    tip_adapter,
-    vpt,
-    zsclip,
-    zsclip2,
-)
 from .base import Context, Learner, PromptTrainer
+
+for _info in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_info.name}")
 
 
 def methods():

@@ -16,9 +16,9 @@ class AdaptedLearner(Learner):
 
     live_words = False
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
-        texts = [cfg.TEMPLATE.format(n) for n in self.names]
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
+        texts = [node.TEMPLATE.format(n) for n in self.names]
         self.frame = clip.text.frame(texts, labels=self.classnames)
         self.adapt()
 
@@ -27,16 +27,16 @@ class AdaptedLearner(Learner):
         raise NotImplementedError
 
     def towers(self):
-        """Names of the towers that cfg.ENCODER chooses; they must have blocks, and the blocks cfg.LAYERS names."""
-        cfg, clip = self.cfg, self.clip
-        if cfg.ENCODER not in TOWERS:
-            raise ConfigError(f"ENCODER {cfg.ENCODER!r}: choose {', '.join(TOWERS)}")
-        if clip.vision_width is None and cfg.ENCODER != "text":
+        """Names of the towers that node.ENCODER chooses; they must have blocks, and the blocks node.LAYERS names."""
+        node, clip = self.node, self.clip
+        if node.ENCODER not in TOWERS:
+            raise ConfigError(f"ENCODER {node.ENCODER!r}: choose {', '.join(TOWERS)}")
+        if clip.vision_width is None and node.ENCODER != "text":
             raise ConfigError(f"{clip.name} is a ResNet, without transformer blocks: set ENCODER text")
-        depth = max(len(getattr(clip, tower).blocks) for tower in TOWERS[cfg.ENCODER])
-        if any(not 0 <= number < depth for number in cfg.LAYERS):
-            raise ConfigError(f"LAYERS {list(cfg.LAYERS)}: the blocks of {clip.name} are 0 to {depth - 1}")
-        return TOWERS[cfg.ENCODER]
+        depth = max(len(getattr(clip, tower).blocks) for tower in TOWERS[node.ENCODER])
+        if any(not 0 <= number < depth for number in node.LAYERS):
+            raise ConfigError(f"LAYERS {list(node.LAYERS)}: the blocks of {clip.name} are 0 to {depth - 1}")
+        return TOWERS[node.ENCODER]
 
     def named_trainables(self):
         inside = [(n, p) for n, p in self.clip.named_parameters() if p.requires_grad]
@@ -54,4 +54,4 @@ class AdaptedLearner(Learner):
 class AdaptedTrainer(PromptTrainer):
     """Their trainer: a cosine over steps."""
 
-    lr_every_step = True
+    lr_per = "step"

@@ -29,7 +29,6 @@ class PromptTrainer(TrainerX):
         defaults: dict of its config node TRAINER.<NAME>.
         needs_llm: whether it reads what a language model says, as llm_form: "rows" (representations) or "sentences".
         trains: False for methods without training.
-        why_class_bound: why what it learned serves no other classes (base-to-new, cross-dataset); "": it does.
     """
 
     learner = None
@@ -37,15 +36,13 @@ class PromptTrainer(TrainerX):
     needs_llm = False
     llm_form = "rows"
     trains = True
-    why_class_bound = ""
     model_name = "prompt_learner"
-    steps_lr_itself = False  # TrainerX steps the learning rate once an epoch
-    lr_every_step = False  # True: a cosine over all steps, down to END_LR, after WARMUP_SHARE of them
+    lr_per = "epoch"  # "step": a cosine over all steps, down to END_LR, after WARMUP_SHARE of them
 
     @classmethod
     def bound_to_classes(cls, cfg):
         """Why what is learned under this configuration serves no other classes; "" if it does."""
-        return cls.why_class_bound
+        return next(iter(cls.learner.bound_to_classes(cfg.TRAINER[cls.node_name()]).values()), "")
 
     @classmethod
     def node_name(cls):
@@ -91,7 +88,7 @@ class PromptTrainer(TrainerX):
         in_towers(self.clip, self.precision)  # now: texts that are encoded once were just encoded in float32
         self.scaler, self.max_epoch = None, self._length()
         trainables = self.model.named_trainables()
-        if not self.model.checkpoint_state():
+        if not self.model.checkpoint_tensors():
             self.optim = self.sched = None
             return
         if self.precision == "amp":
@@ -105,9 +102,8 @@ class PromptTrainer(TrainerX):
         return build_optimizer([p for _, p in trainables], self.cfg.OPTIM)
 
     def build_scheduler(self, optimizer):
-        if not self.lr_every_step:
+        if self.lr_per != "step":
             return build_lr_scheduler(optimizer, self.cfg.OPTIM)
-        self.steps_lr_itself = True
         steps = self.max_epoch * len(self.train_loader_x)
         end = self.node.get("END_LR", 0.0) / self.cfg.OPTIM.LR
         return cosine_over_steps(optimizer, steps, round(self.node.get("WARMUP_SHARE", 0.0) * steps), end)
@@ -130,8 +126,6 @@ class PromptTrainer(TrainerX):
         images, labels = self.parse_batch_train(batch)
         loss, logits = self.model.loss(images, labels)
         self.model_backward_and_update(loss)
-        if self.lr_every_step:
-            self.update_lr()
         accuracy = (logits.detach().argmax(-1) == labels).float().mean() * 100
         return {"loss": loss.detach(), "acc": accuracy}
 

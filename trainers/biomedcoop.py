@@ -15,7 +15,8 @@ import torch.nn.functional as F
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .coop import ContextTrainer, CoOpLearner
+from .base import PromptTrainer
+from .coop import CoOpLearner
 from .learner import divergence, unit
 from .sentences import sentence_features
 
@@ -23,16 +24,16 @@ from .sentences import sentence_features
 class BiomedCoOpLearner(CoOpLearner):
     """CoOp near the mean of the sentences, distilled from those that fit the batch."""
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
-        self.register_buffer("sentences", sentence_features(cfg, clip, context), persistent=False)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
+        self.register_buffer("sentences", sentence_features(node, clip, context), persistent=False)
 
     @torch.no_grad()
     def kept(self, v):
         """(N,) bool: sentences that are no outliers for unit image features v (B, d)."""
         score = self.clip.scale() * torch.einsum("bd,cnd->bcn", v, self.sentences)
         r = score.amax(1).mean(0)  # (N,)
-        far = (r - r.mean()).abs() > self.cfg.TAU * r.std()
+        far = (r - r.mean()).abs() > self.node.TAU * r.std()
         return ~far if not far.all() else torch.ones_like(far)
 
     def loss(self, images, labels):
@@ -40,12 +41,12 @@ class BiomedCoOpLearner(CoOpLearner):
         logits = self.score(v, t)
         centre = unit(self.sentences.mean(1))
         chosen = unit(self.sentences[:, self.kept(v)].mean(1))
-        loss = F.cross_entropy(logits, labels) + self.cfg.SCCM_LAMBDA * F.mse_loss(t, centre)
-        return loss + self.cfg.KDSP_LAMBDA * divergence(self.score(v, chosen), logits), logits
+        loss = F.cross_entropy(logits, labels) + self.node.SCCM_LAMBDA * F.mse_loss(t, centre)
+        return loss + self.node.KDSP_LAMBDA * divergence(self.score(v, chosen), logits), logits
 
 
 @TRAINER_REGISTRY.register()
-class BiomedCoOp(ContextTrainer):
+class BiomedCoOp(PromptTrainer):
     """CoOp guided by a language model's sentences, those that are outliers for the batch left out."""
 
     learner = BiomedCoOpLearner

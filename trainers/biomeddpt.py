@@ -24,24 +24,24 @@ from .sentences import sentence_features
 class BiomedDPTLearner(Learner):
     """Learned context of a clinical template, an image tower that does not see its first patches."""
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
-        if "{}" not in cfg.TEMPLATE:
-            raise ConfigError(f"TRAINER.BIOMEDDPT.TEMPLATE {cfg.TEMPLATE!r} needs {{}} where the class name stands")
-        if clip.vision_width is None and cfg.N_CTX_VISION:
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
+        if "{}" not in node.TEMPLATE:
+            raise ConfigError(f"TRAINER.BIOMEDDPT.TEMPLATE {node.TEMPLATE!r} needs {{}} where the class name stands")
+        if clip.vision_width is None and node.N_CTX_VISION:
             raise ConfigError(f"{clip.name} is a ResNet: it has no patches to blank out; set N_CTX_VISION 0")
-        before, after = cfg.TEMPLATE.split("{}", 1)
-        n_ctx = len(clip.text.embed_words(before)) if before.strip() else cfg.N_CTX
+        before, after = node.TEMPLATE.split("{}", 1)
+        n_ctx = len(clip.text.embed_words(before)) if before.strip() else node.N_CTX
         ctx, _ = init_context(clip.text, before, n_ctx)
         self.ctx = nn.Parameter(ctx)
         self.frame = clip.text.frame([f"{n}{after}" for n in self.names], [n_ctx], labels=self.classnames)
-        self.image_key = f"zeros over {cfg.N_CTX_VISION} patches"
-        self.register_buffer("teacher", unit(sentence_features(cfg, clip, context).mean(1)), persistent=False)
+        self.image_key = f"zeros over {node.N_CTX_VISION} patches"
+        self.register_buffer("teacher", unit(sentence_features(node, clip, context).mean(1)), persistent=False)
 
     def image_features(self, images):
-        if images.dim() == 2 or not self.cfg.N_CTX_VISION:
+        if images.dim() == 2 or not self.node.N_CTX_VISION:
             return super().image_features(images)
-        zeros = torch.zeros(self.cfg.N_CTX_VISION, self.clip.vision_width, device=images.device)
+        zeros = torch.zeros(self.node.N_CTX_VISION, self.clip.vision_width, device=images.device)
         return self.clip.image.encode(images, zeros, [zeros] * (self.clip.vision_layers - 1), replace="patches")
 
     def text_features(self):
@@ -54,8 +54,8 @@ class BiomedDPTLearner(Learner):
     def loss(self, images, labels):
         v, t = unit(self.image_features(images)), unit(self.text_features())
         logits = self.score(v, t)
-        loss = F.cross_entropy(logits, labels) + self.cfg.L1_LAMBDA * F.l1_loss(t, self.teacher)
-        return loss + self.cfg.KL_LAMBDA * divergence(self.score(v, self.teacher), logits), logits
+        loss = F.cross_entropy(logits, labels) + self.node.L1_LAMBDA * F.l1_loss(t, self.teacher)
+        return loss + self.node.KL_LAMBDA * divergence(self.score(v, self.teacher), logits), logits
 
 
 @TRAINER_REGISTRY.register()

@@ -35,26 +35,26 @@ from .visual import VisualPrompts
 class CILMPLearner(Learner):
     """Learned tensors of all levels, and the logits they give. h (C, L, D) are the classes' LLM rows."""
 
-    def __init__(self, cfg, clip, classnames, context=None, knowledge=None):
-        super().__init__(cfg, clip, classnames, context)
+    def __init__(self, node, clip, classnames, context=None, knowledge=None):
+        super().__init__(node, clip, classnames, context)
         h, lengths = knowledge if knowledge is not None else self._look_up(context)
-        self._class_rows(*control(h, lengths, cfg.KNOWLEDGE, cfg.LAYERS))
-        text, D, r = clip.text, self.h_prefix.shape[-1], cfg.LOW_RANK_DIMENSION
-        J = self.depth = min(cfg.PROMPT_DEPTH_TEXT, clip.text_layers)
+        self._class_rows(*control(h, lengths, node.KNOWLEDGE, node.LAYERS))
+        text, D, r = clip.text, self.h_prefix.shape[-1], node.LOW_RANK_DIMENSION
+        J = self.depth = min(node.PROMPT_DEPTH_TEXT, clip.text_layers)
         if J < 1:
             raise ConfigError("TRAINER.CILMP.PROMPT_DEPTH_TEXT must be at least 1")
 
-        first, rest = init_context(text, cfg.CTX_INIT, cfg.N_CTX_TEXT)
+        first, rest = init_context(text, node.CTX_INIT, node.N_CTX_TEXT)
         deeper = torch.empty(J - 1, *first.shape).normal_(std=0.02)
         self.ctx = nn.Parameter(torch.cat([first[None], deeper]))  # (J, M, d_t)
         self.A, self.Bp = kaiming(J, r, D), kaiming(J, clip.text_width, r)
-        options = {"conditional": cfg.CONDITIONAL, "orthogonal": cfg.ORTHOGONAL}
+        options = {"conditional": node.CONDITIONAL, "orthogonal": node.ORTHOGONAL}
         self.prefix = Intervention(J, D, r, clip.embed_dim, **options)
         self.suffix = Intervention(J, D, r, clip.embed_dim, **options)
-        self.visual = VisualPrompts(clip, cfg.N_CTX_VISION, cfg.PROMPT_DEPTH_VISION)
+        self.visual = VisualPrompts(clip, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION)
 
-        between = (self.lengths - cfg.PREFIX_LENGTH - cfg.SUFFIX_LENGTH).tolist()
-        slots = [cfg.N_CTX_TEXT, cfg.PREFIX_LENGTH, between, cfg.SUFFIX_LENGTH]
+        between = (self.lengths - node.PREFIX_LENGTH - node.SUFFIX_LENGTH).tolist()
+        slots = [node.N_CTX_TEXT, node.PREFIX_LENGTH, between, node.SUFFIX_LENGTH]
         self.frame = text.frame([f"{rest}{n}." for n in self.names], slots, labels=self.classnames)
 
     def _look_up(self, context):
@@ -65,7 +65,7 @@ class CILMPLearner(Learner):
 
     def _class_rows(self, h, lengths):
         """Buffers of the classes' rows: prefix (C, P, D), suffix (C, S, D), between (C, L - P - S, D)."""
-        P, S = self.cfg.PREFIX_LENGTH, self.cfg.SUFFIX_LENGTH
+        P, S = self.node.PREFIX_LENGTH, self.node.SUFFIX_LENGTH
         if int(lengths.min()) < P + S:
             worst = self.classnames[int(lengths.argmin())]
             raise UserError(
@@ -89,10 +89,10 @@ class CILMPLearner(Learner):
 
     def _coordinates(self, module, h, terms, v):
         """u (J, B, C, P, r) of intervened rows, with the configured dropout in training."""
-        w, R, p = module.differences(terms, v), module.rotation(), self.cfg.DROPOUT
+        w, R, p = module.differences(terms, v), module.rotation(), self.node.DROPOUT
         if not self.training or p == 0:
             return coordinates(h, w, self.A, R)
-        if self.cfg.DROPOUT_MODE == "shared":
+        if self.node.DROPOUT_MODE == "shared":
             return coordinates_shared_dropout(h, w, self.A, R, p)
         return coordinates_hidden_dropout(h, w.expand(-1, len(v), -1, -1, -1), self.A, R, p)
 
@@ -112,7 +112,7 @@ class CILMPLearner(Learner):
 
     def logits(self, images):
         features = self.visual.encode(images)
-        text = self.clip.text.encode(self.prompts(unit(features)), chunk=self.cfg.CHUNK or None)
+        text = self.clip.text.encode(self.prompts(unit(features)), chunk=self.node.CHUNK or None)
         return self.score(features, text)
 
 

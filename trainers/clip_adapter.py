@@ -20,18 +20,18 @@ class CLIPAdapterLearner(Learner):
 
     image_key = "plain"
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
-        d, hidden = clip.embed_dim, clip.embed_dim // cfg.REDUCTION
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
+        d, hidden = clip.embed_dim, clip.embed_dim // node.REDUCTION
         self.adapter = nn.Sequential(
             nn.Linear(d, hidden, bias=False), nn.ReLU(inplace=True), nn.Linear(hidden, d, bias=False), nn.ReLU()
         )
-        self.register_buffer("text_features", ensemble_features(clip, self.names, [cfg.TEMPLATE]), persistent=False)
+        self.register_buffer("text_features", ensemble_features(clip, self.names, [node.TEMPLATE]), persistent=False)
 
     def logits(self, images):
-        x, ratio = unit(self.image_features(images)), self.cfg.RATIO
+        x, ratio = unit(self.image_features(images)), self.node.RATIO
         x = ratio * self.adapter(x) + (1 - ratio) * x
-        return self.score(x, self.text_features) if self.cfg.RENORM else self.clip.scale() * x @ self.text_features.T
+        return self.score(x, self.text_features) if self.node.RENORM else self.clip.scale() * x @ self.text_features.T
 
 
 @TRAINER_REGISTRY.register()

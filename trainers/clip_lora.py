@@ -22,13 +22,13 @@ class CLIPLoRALearner(AdaptedLearner):
     """Low-rank factors beside the attention matrices of both towers."""
 
     def adapt(self):
-        cfg, clip, towers = self.cfg, self.clip, "|".join(self.towers())
-        if not cfg.PARAMS or set(cfg.PARAMS) - set(LETTERS):
-            raise ConfigError(f"TRAINER.CLIPLORA.PARAMS {cfg.PARAMS!r}: letters of q, k, v, o, e.g. qkv")
-        matrices = "|".join(LETTERS[letter] for letter in cfg.PARAMS)
-        layers = "|".join(map(str, cfg.LAYERS)) or r"\d+"
+        node, clip, towers = self.node, self.clip, "|".join(self.towers())
+        if not node.PARAMS or set(node.PARAMS) - set(LETTERS):
+            raise ConfigError(f"TRAINER.CLIPLORA.PARAMS {node.PARAMS!r}: letters of q, k, v, o, e.g. qkv")
+        matrices = "|".join(LETTERS[letter] for letter in node.PARAMS)
+        layers = "|".join(map(str, node.LAYERS)) or r"\d+"
         lora = LoraConfig(
-            r=cfg.RANK, lora_alpha=cfg.ALPHA, use_rslora=True, lora_dropout=cfg.DROPOUT, bias="none",
+            r=node.RANK, lora_alpha=node.ALPHA, use_rslora=True, lora_dropout=node.DROPOUT, bias="none",
             target_modules=rf"({towers})\.blocks\.({layers})\.({matrices})",
         )  # fmt: skip
         inject_adapter_in_model(lora, clip)

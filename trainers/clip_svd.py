@@ -55,7 +55,7 @@ class CLIPSVDLearner(AdaptedLearner):
         origin = []
         for tower in self.towers():
             for number, block in enumerate(getattr(self.clip, tower).blocks):
-                if self.cfg.LAYERS and number not in self.cfg.LAYERS:
+                if self.node.LAYERS and number not in self.node.LAYERS:
                     continue
                 for name in MATRICES:
                     origin.append(fingerprint(getattr(block, name).weight))

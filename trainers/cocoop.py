@@ -13,15 +13,16 @@ from torch import nn
 from cilmp.backbones.prompt import per_image
 from dassl.engine import TRAINER_REGISTRY
 
-from .coop import ContextTrainer, CoOpLearner
+from .base import PromptTrainer
+from .coop import CoOpLearner
 from .learner import unit
 
 
 class CoCoOpLearner(CoOpLearner):
     """CoOp's context, moved by every image."""
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
         hidden = clip.embed_dim // 16
         self.meta_net = nn.Sequential(OrderedDict([
             ("linear1", nn.Linear(clip.embed_dim, hidden)),
@@ -39,7 +40,7 @@ class CoCoOpLearner(CoOpLearner):
 
 
 @TRAINER_REGISTRY.register()
-class CoCoOp(ContextTrainer):
+class CoCoOp(PromptTrainer):
     """CoOp's context shifted by a small network of the image feature."""
 
     learner = CoCoOpLearner

@@ -19,21 +19,25 @@ class CoOpLearner(Learner):
 
     image_key = "plain"
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
         text, rest = clip.text, ""
-        if cfg.CTX_INIT:  # the phrase's own tokens; CSC is honoured only without it, as upstream
-            n_ctx = len(text.embed_words(cfg.CTX_INIT.replace("_", " ")))
-            ctx, rest = init_context(text, cfg.CTX_INIT, n_ctx)
+        if node.CTX_INIT:  # the phrase's own tokens; CSC is honoured only without it, as upstream
+            n_ctx = len(text.embed_words(node.CTX_INIT.replace("_", " ")))
+            ctx, rest = init_context(text, node.CTX_INIT, n_ctx)
         else:
-            n_ctx = cfg.N_CTX
-            shape = (len(classnames), n_ctx) if cfg.get("CSC", False) else (n_ctx,)
+            n_ctx = node.N_CTX
+            shape = (len(classnames), n_ctx) if node.get("CSC", False) else (n_ctx,)
             ctx = torch.empty(*shape, text.width).normal_(std=0.02)
         self.ctx = nn.Parameter(ctx)
-        self.class_bound = ("ctx",) if ctx.dim() == 3 else ()
         tails = [f"{rest}{n}." for n in self.names]
-        place = cfg.get("CLASS_TOKEN_POSITION", "end")
+        place = node.get("CLASS_TOKEN_POSITION", "end")
         self.frame = text.frame(tails, [n_ctx], place=place, names=self.names, labels=self.classnames)
+
+    @classmethod
+    def bound_to_classes(cls, node):
+        specific = node.get("CSC", False) and not node.get("CTX_INIT", "")
+        return {"ctx": "class-specific context (CSC) belongs to its classes"} if specific else {}
 
     def prompts(self):
         ctx = per_class(self.ctx) if self.ctx.dim() == 3 else shared(self.ctx)
@@ -47,18 +51,8 @@ class CoOpLearner(Learner):
         return self.score(self.image_features(images), self.once(self.text_features))
 
 
-class ContextTrainer(PromptTrainer):
-    """Trainer of every method whose learner has CoOp's context."""
-
-    @classmethod
-    def bound_to_classes(cls, cfg):
-        node = cfg.TRAINER[cls.node_name()]
-        specific = node.get("CSC", False) and not node.get("CTX_INIT", "")
-        return "class-specific context (CSC) belongs to its classes" if specific else ""
-
-
 @TRAINER_REGISTRY.register()
-class CoOp(ContextTrainer):
+class CoOp(PromptTrainer):
     """Learned context words in front of the class name."""
 
     learner = CoOpLearner

@@ -27,7 +27,7 @@ class FineTuneLearner(AdaptedLearner):
     """The towers themselves, or a part of them."""
 
     def adapt(self):
-        mode, clip = self.cfg.MODE, self.clip
+        mode, clip = self.node.MODE, self.clip
         if mode not in MODES:
             raise ConfigError(f"TRAINER.FINETUNE.MODE {mode!r}: choose {', '.join(MODES)}")
         self.live_words = mode == "ft_clip"
@@ -42,10 +42,13 @@ class FineTuneLearner(AdaptedLearner):
         if mode == "ft_head":
             with torch.no_grad():
                 self.head = nn.Parameter(AdaptedLearner.text_features(self).clone())
-            self.class_bound = ("head",)
+
+    @classmethod
+    def bound_to_classes(cls, node):
+        return {"head": "a row of its head belongs to a class"} if node.MODE == "ft_head" else {}
 
     def text_features(self):
-        return self.head if self.cfg.MODE == "ft_head" else super().text_features()
+        return self.head if self.node.MODE == "ft_head" else super().text_features()
 
 
 @TRAINER_REGISTRY.register()
@@ -69,10 +72,6 @@ class FineTune(AdaptedTrainer):
         super().check_cfg(cfg)
         if self.asked_precision == "fp16":
             raise ConfigError("TRAINER.FINETUNE.PREC fp16 would train half-precision weights: choose amp, bf16 or fp32")
-
-    @classmethod
-    def bound_to_classes(cls, cfg):
-        return "a row of its head belongs to a class" if cfg.TRAINER.FINETUNE.MODE == "ft_head" else ""
 
     def _length(self):
         return max(super()._length(), math.ceil(self.node.MIN_STEPS / len(self.train_loader_x)))

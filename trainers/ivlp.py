@@ -16,12 +16,12 @@ from .visual import VisualPrompts
 class IVLPLearner(Learner):
     """Prompts of both towers; PROMPT_DEPTH_VISION 0: of the text tower only."""
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
         self.text = TextPrompts(
-            clip, self.names, cfg.N_CTX_TEXT, cfg.PROMPT_DEPTH_TEXT, cfg.CTX_INIT, labels=self.classnames
+            clip, self.names, node.N_CTX_TEXT, node.PROMPT_DEPTH_TEXT, node.CTX_INIT, labels=self.classnames
         )
-        self.visual = VisualPrompts(clip, cfg.N_CTX_VISION, cfg.PROMPT_DEPTH_VISION)
+        self.visual = VisualPrompts(clip, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION)
 
     def logits(self, images):
         return self.score(self.visual.encode(images), self.once(self.text.encode))

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .coop import ContextTrainer, CoOpLearner
+from .base import PromptTrainer
+from .coop import CoOpLearner
 from .learner import unit
 from .templates import ensemble_features
 
@@ -17,19 +18,19 @@ from .templates import ensemble_features
 class KgCoOpLearner(CoOpLearner):
     """CoOp held near the template's text features (C, d)."""
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
-        self.register_buffer("teacher", ensemble_features(clip, self.names, [cfg.TEMPLATE]), persistent=False)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
+        self.register_buffer("teacher", ensemble_features(clip, self.names, [node.TEMPLATE]), persistent=False)
 
     def loss(self, images, labels):
         t = unit(self.text_features())
         logits = self.score(self.image_features(images), t)
         distance = 1 - (t * self.teacher).sum(-1).mean()
-        return F.cross_entropy(logits, labels) + self.cfg.W * distance, logits
+        return F.cross_entropy(logits, labels) + self.node.W * distance, logits
 
 
 @TRAINER_REGISTRY.register()
-class KgCoOp(ContextTrainer):
+class KgCoOp(PromptTrainer):
     """CoOp kept close to the hand-written prompts."""
 
     learner = KgCoOpLearner

@@ -49,21 +49,25 @@ class Learner(nn.Module):
     """What one method learns. Holds its own parameters and class-bound buffers, never the backbone's weights.
 
     Args:
-        cfg: the method's config node, TRAINER.<METHOD>.
+        node: the method's config node, TRAINER.<METHOD>.
         clip: PromptableCLIP, frozen.
         classnames: C names in label order.
         context: `Context` with what else a method may need (whole config, dataset, knowledge).
     """
 
-    class_bound = ()  # names of trained tensors that mean nothing for other classes
     image_key = ""  # what is done to a frozen image tower ("plain": nothing); "": the tower is adapted
 
-    def __init__(self, cfg, clip, classnames, context=None):
+    def __init__(self, node, clip, classnames, context=None):
         super().__init__()
-        self.cfg, self.classnames, self.context = cfg, list(classnames), context
+        self.node, self.classnames, self.context = node, list(classnames), context
         self.names = [readable(c) for c in classnames]
         self._clip = (clip,)  # in a tuple: not a submodule, so not in parameters() nor in the state dict
         self._kept = {}
+
+    @classmethod
+    def bound_to_classes(cls, node):
+        """{name of a learned tensor that serves no other classes (base-to-new, cross-dataset): why}."""
+        return {}
 
     @property
     def clip(self):
@@ -112,8 +116,12 @@ class Learner(nn.Module):
         """(name, parameter) of everything learned; methods that adapt the backbone in place override this."""
         return [(n, p) for n, p in self.named_parameters() if p.requires_grad]
 
+    def checkpoint_tensors(self):
+        """{name: tensor} that a checkpoint holds, the learner's own, not copied."""
+        return dict(self.named_trainables())
+
     def checkpoint_state(self):
-        return {n: p.detach().clone() for n, p in self.named_trainables()}
+        return {n: t.detach().clone() for n, t in self.checkpoint_tensors().items()}
 
     def load_checkpoint_state(self, state):
         """Copy learned tensors in; names and shapes must fit this method and setting.
@@ -121,7 +129,7 @@ class Learner(nn.Module):
         Raises:
             UserError: tensors of another method or setting, or bound to other classes.
         """
-        own = dict(self.named_trainables())
+        own = self.checkpoint_tensors()
         self._check_fits(own, state)
         self._kept = {}
         with torch.no_grad():
@@ -139,7 +147,7 @@ class Learner(nn.Module):
                 raise UserError(self._shape_message(name, tuple(value.shape), tuple(own[name].shape)))
 
     def _shape_message(self, name, found, wanted):
-        if name in self.class_bound:
+        if name in self.bound_to_classes(self.node):
             return f"{name} {found} was learned for other classes than these {len(self.classnames)}; retrain on them"
         return (
             f"the checkpoint's {name} is {found}, this setting needs {wanted}: another backbone, LLM, prompt length or "

@@ -21,12 +21,15 @@ class LinearProbeLearner(Learner):
     """W (C, d) and b (C,) on unit image features."""
 
     image_key = "plain"
-    class_bound = ("weight", "bias")
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
         self.weight = nn.Parameter(torch.zeros(len(classnames), clip.embed_dim))
         self.bias = nn.Parameter(torch.zeros(len(classnames)))
+
+    @classmethod
+    def bound_to_classes(cls, node):
+        return dict.fromkeys(("weight", "bias"), "a row of weights belongs to a class it was fitted on")
 
     def logits(self, images):
         return unit(self.image_features(images)) @ self.weight.T + self.bias
@@ -35,7 +38,7 @@ class LinearProbeLearner(Learner):
         """Train features ((V, N, d), (N,)); without val the strength is the config's C."""
         x, y = unit(train[0]).flatten(0, 1).cpu().numpy(), train[1].repeat(len(train[0])).cpu().numpy()
         held = None if val is None else (unit(val[0]).cpu().numpy(), val[1].cpu().numpy())
-        strength = self.cfg.C if held is None else search(x, y, *held, self.cfg.STEPS)
+        strength = self.node.C if held is None else search(x, y, *held, self.node.STEPS)
         print(f"linear probe: C {strength:.3g}" + ("" if val else " (no val part: not searched)"))
         self.take(regression(x, y, strength))
 
@@ -77,5 +80,4 @@ class LinearProbe(FitTrainer):
     """Logistic regression on frozen image features."""
 
     learner = LinearProbeLearner
-    why_class_bound = "a row of weights belongs to a class it was fitted on"
     defaults = {"C": 1.0, "STEPS": 8, "PREC": "fp32"}  # C: where there is no val part

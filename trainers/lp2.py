@@ -28,14 +28,17 @@ class LP2Learner(Learner):
     """W (C, d), b (C,), alpha (C,) beside fixed text features (C, d)."""
 
     image_key = "plain"
-    class_bound = ("weight", "bias", "alpha")
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
         linear = nn.Linear(clip.embed_dim, len(classnames))
         self.weight, self.bias = linear.weight, linear.bias
         self.alpha = nn.Parameter(torch.ones(len(classnames)))
-        self.register_buffer("text_features", ensemble_features(clip, self.names, [cfg.TEMPLATE]), persistent=False)
+        self.register_buffer("text_features", ensemble_features(clip, self.names, [node.TEMPLATE]), persistent=False)
+
+    @classmethod
+    def bound_to_classes(cls, node):
+        return dict.fromkeys(("weight", "bias", "alpha"), "a row of weights belongs to a class it was fitted on")
 
     def logits(self, images):
         return self.blend(unit(self.image_features(images)))
@@ -53,12 +56,12 @@ class LP2Learner(Learner):
 
     def rates(self, x, shots):
         """(rate of W and b, rate of alpha)."""
-        n, kind = len(x), self.cfg.STEP
+        n, kind = len(x), self.node.STEP
         if kind not in ("data", "shots"):
             raise ConfigError(f"TRAINER.LP2.STEP {kind!r}: choose data or shots")
         largest = torch.linalg.matrix_norm(x, 2) ** 2  # lambda_max of X'X
         steepest = (x @ self.text_features.T).square().sum(0).max()
-        return (4 * n / largest if kind == "data" else self.cfg.ETA * math.log(shots + 1)), n / (4 * steepest)
+        return (4 * n / largest if kind == "data" else self.node.ETA * math.log(shots + 1)), n / (4 * steepest)
 
     @torch.enable_grad()
     def fit(self, train, val):
@@ -72,7 +75,7 @@ class LP2Learner(Learner):
             self.zero_grad()
             F.cross_entropy(self.blend(x), y).backward()
             momentum.step()
-            total = total + self.alpha.grad if self.cfg.SUM_ALPHA_GRADIENTS else self.alpha.grad
+            total = total + self.alpha.grad if self.node.SUM_ALPHA_GRADIENTS else self.alpha.grad
             if epoch % ALPHA_EVERY == 0:
                 self.alpha.data -= alpha_rate * total
             if val is not None and (score := self.accuracy(*val)) >= best:
@@ -91,7 +94,6 @@ class LP2(FitTrainer):
     """LP++: a linear probe on image features blended with text logits."""
 
     learner = LP2Learner
-    why_class_bound = "a row of weights belongs to a class it was fitted on"
     defaults = {
         "STEP": "data",  # rate of W: data (4 N / lambda_max) or shots (ETA ln(shots + 1))
         "ETA": 1.0,

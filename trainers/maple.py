@@ -21,12 +21,12 @@ from .text_prompts import TextPrompts
 class MaPLeLearner(Learner):
     """Deep text prompts and the couplings that make visual prompts of them."""
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
         if clip.vision_width is None:
             raise ConfigError(f"{clip.name} is a ResNet: MaPLe couples prompts of both towers and needs a ViT")
-        depth = min(cfg.PROMPT_DEPTH, clip.vision_layers)
-        self.text = TextPrompts(clip, self.names, cfg.N_CTX, depth, cfg.CTX_INIT, labels=self.classnames)
+        depth = min(node.PROMPT_DEPTH, clip.vision_layers)
+        self.text = TextPrompts(clip, self.names, node.N_CTX, depth, node.CTX_INIT, labels=self.classnames)
         first, deeper = (nn.Linear(clip.text_width, clip.vision_width) for _ in range(2))
         copies = [copy.deepcopy(deeper) for _ in range(len(self.text.ctx) - 1)]  # as official: they start alike
         self.couple = nn.ModuleList([first, *copies])

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .coop import ContextTrainer, CoOpLearner
+from .base import PromptTrainer
+from .coop import CoOpLearner
 from .templates import ensemble_features
 
 
@@ -25,13 +26,13 @@ def project(g, k, share=1.0):
 class ProGradLearner(CoOpLearner):
     """CoOp, and the two losses whose gradients are compared."""
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
-        self.register_buffer("teacher", ensemble_features(clip, self.names, [cfg.TEMPLATE]), persistent=False)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
+        self.register_buffer("teacher", ensemble_features(clip, self.names, [node.TEMPLATE]), persistent=False)
 
     def losses(self, images, labels):
         """(cross-entropy, distillation from zero-shot, logits)."""
-        v, T = self.image_features(images), self.cfg.T
+        v, T = self.image_features(images), self.node.T
         logits = self.score(v, self.text_features())
         zero_shot = self.score(v, self.teacher)
         kl = F.cross_entropy(logits / T, (zero_shot / T).softmax(-1)) * T**2
@@ -39,7 +40,7 @@ class ProGradLearner(CoOpLearner):
 
 
 @TRAINER_REGISTRY.register()
-class ProGrad(ContextTrainer):
+class ProGrad(PromptTrainer):
     """CoOp whose steps never go against the zero-shot model."""
 
     learner = ProGradLearner

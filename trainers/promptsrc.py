@@ -23,8 +23,8 @@ from .templates import PROMPTSRC, ensemble_features
 class PromptSRCLearner(IVLPLearner):
     """IVLP held near the frozen model, in features and in logits."""
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
         teacher = ensemble_features(clip, self.names, PROMPTSRC, unit_each=False)
         self.register_buffer("teacher", teacher, persistent=False)
 
@@ -33,10 +33,10 @@ class PromptSRCLearner(IVLPLearner):
         with torch.no_grad():
             u = unit(self.clip.image.encode(images))
             frozen = self.score(u, self.teacher)
-        logits, cfg = self.score(v, t), self.cfg
+        logits, node = self.score(v, t), self.node
         loss = F.cross_entropy(logits, labels)
-        loss = loss + cfg.TEXT_LOSS_WEIGHT * F.l1_loss(t, self.teacher) + cfg.IMAGE_LOSS_WEIGHT * F.l1_loss(v, u)
-        return loss + cfg.LOGITS_LOSS_WEIGHT * divergence(frozen, logits), logits
+        loss = loss + node.TEXT_LOSS_WEIGHT * F.l1_loss(t, self.teacher) + node.IMAGE_LOSS_WEIGHT * F.l1_loss(v, u)
+        return loss + node.LOGITS_LOSS_WEIGHT * divergence(frozen, logits), logits
 
 
 @TRAINER_REGISTRY.register()

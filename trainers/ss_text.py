@@ -25,13 +25,16 @@ class SSTextLearner(Learner):
     """Prototypes w (C, d), from support images and text."""
 
     image_key = "plain"
-    class_bound = ("prototypes",)
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
-        text = ensemble_features(clip, self.names, template_set(cfg.TEMPLATES))
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
+        text = ensemble_features(clip, self.names, template_set(node.TEMPLATES))
         self.register_buffer("text_features", text, persistent=False)
         self.prototypes = nn.Parameter(text.clone())
+
+    @classmethod
+    def bound_to_classes(cls, node):
+        return {"prototypes": "its prototypes are means of its classes' images"}
 
     def logits(self, images):
         return self.score(self.image_features(images), self.prototypes)
@@ -42,9 +45,9 @@ class SSTextLearner(Learner):
         x, y = unit(train[0]).flatten(0, 1), train[1].repeat(len(train[0]))
         one_hot = F.one_hot(y, len(self.classnames)).float()
         count = one_hot.sum(0)  # n_c
-        weight = (1 / count.clamp(min=1) if self.cfg.PLUS else torch.full_like(count, 1 / len(y))).clamp(min=SMALLEST)
+        weight = (1 / count.clamp(min=1) if self.node.PLUS else torch.full_like(count, 1 / len(y))).clamp(min=SMALLEST)
         w = self.clip.scale() / (len(y) * weight)[:, None] * (one_hot.T @ x) + self.text_features
-        if self.cfg.PLUS:
+        if self.node.PLUS:
             w = w - unit(2 * w - w.mean(0))
         self.prototypes.copy_(w)
 
@@ -54,7 +57,6 @@ class SSText(FitTrainer):
     """Class prototypes of text and support images in closed form."""
 
     learner = SSTextLearner
-    why_class_bound = "its prototypes are means of its classes' images"
     defaults = {
         "PLUS": True,  # SS-Text+: weights by class size, and repulsion; False: SS-Text
         "TEMPLATES": "a photo of a {}.",  # a set's name (medical, imagenet ...), or templates with ';' between them

@@ -25,16 +25,19 @@ class TipLearner(Learner):
     """The cache of N training images, beside fixed text features (C, d)."""
 
     image_key = "plain"
-    class_bound = ("keys",)
     trained = False
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
         labels = labels_of(context.dataset.train_x)
         self.keys = nn.Parameter(torch.zeros(len(labels), clip.embed_dim), requires_grad=self.trained)
         self.register_buffer("values", F.one_hot(labels, len(classnames)).float(), persistent=False)
-        self.register_buffer("blend", torch.tensor([cfg.INIT_ALPHA, cfg.INIT_BETA]))  # alpha, beta
-        self.register_buffer("text_features", ensemble_features(clip, self.names, [cfg.TEMPLATE]), persistent=False)
+        self.register_buffer("blend", torch.tensor([node.INIT_ALPHA, node.INIT_BETA]))  # alpha, beta
+        self.register_buffer("text_features", ensemble_features(clip, self.names, [node.TEMPLATE]), persistent=False)
+
+    @classmethod
+    def bound_to_classes(cls, node):
+        return {"keys": "its cache holds the training images of its classes"}
 
     def logits(self, images):
         x = unit(self.image_features(images))
@@ -58,7 +61,7 @@ class TipLearner(Learner):
         x, y = unit(val[0]), val[1]
         affinity, text_logits = x @ self.keys.T, self.clip.scale() * x @ self.text_features.T
         right = lambda logits: (logits.argmax(-1) == y).float().mean().item()  # noqa: E731
-        (scale_b, scale_a), (steps_b, steps_a) = self.cfg.SEARCH_SCALE, self.cfg.SEARCH_STEP
+        (scale_b, scale_a), (steps_b, steps_a) = self.node.SEARCH_SCALE, self.node.SEARCH_STEP
         best = right(self.mixed(affinity, text_logits, *self.blend))
         for beta in grid(scale_b, steps_b):
             cached = self.mixed(affinity, 0, 1, beta)  # once for all alphas
@@ -67,15 +70,8 @@ class TipLearner(Learner):
                     best, self.blend[0], self.blend[1] = found, alpha, beta
         print(f"alpha {self.blend[0]:.3f}, beta {self.blend[1]:.3f}: val accuracy {100 * best:.1f}")
 
-    def checkpoint_state(self):
-        return {"keys": self.keys.detach().clone(), "blend": self.blend.clone()}
-
-    def load_checkpoint_state(self, state):
-        own = {"keys": self.keys, "blend": self.blend}
-        with torch.no_grad():
-            self._check_fits(own, state)
-            for name, value in state.items():
-                own[name].copy_(value)
+    def checkpoint_tensors(self):
+        return {"keys": self.keys, "blend": self.blend}
 
 
 def grid(scale, steps):
@@ -92,7 +88,6 @@ DEFAULTS = {
     "TEMPLATE": "a photo of a {}.",
     "PREC": "fp32",
 }
-WHY = "its cache holds the training images of its classes"
 
 
 @TRAINER_REGISTRY.register()
@@ -100,7 +95,6 @@ class TipAdapter(FitTrainer):
     """A cache of training features beside the text, nothing trained."""
 
     learner = TipLearner
-    why_class_bound = WHY
     defaults = DEFAULTS
 
     def views(self):
@@ -118,8 +112,7 @@ class TipAdapterF(PromptTrainer):
     """Tip-Adapter with trained keys."""
 
     learner = TipFLearner
-    why_class_bound = WHY
-    lr_every_step = True
+    lr_per = "step"
     defaults = DEFAULTS
 
     def build_optimizer(self, trainables):

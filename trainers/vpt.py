@@ -17,10 +17,10 @@ from .visual import VisualPrompts
 class VPTLearner(Learner):
     """Visual prompts beside fixed text features (C, d)."""
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
-        self.visual = VisualPrompts(clip, cfg.N_CTX_VISION, cfg.PROMPT_DEPTH_VISION)
-        self.register_buffer("text_features", ensemble_features(clip, self.names, [cfg.TEMPLATE]), persistent=False)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
+        self.visual = VisualPrompts(clip, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION)
+        self.register_buffer("text_features", ensemble_features(clip, self.names, [node.TEMPLATE]), persistent=False)
 
     def logits(self, images):
         return self.score(self.visual.encode(images), self.text_features)

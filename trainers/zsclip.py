@@ -16,14 +16,14 @@ class ZeroshotLearner(Learner):
 
     image_key = "plain"
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
         self.register_buffer("text_features", self.class_features(), persistent=False)
 
     def class_features(self):
         """(C, d)."""
         with torch.no_grad():
-            return unit(self.clip.text.encode_strings([self.cfg.TEMPLATE.format(n) for n in self.names]))
+            return unit(self.clip.text.encode_strings([self.node.TEMPLATE.format(n) for n in self.names]))
 
     def logits(self, images):
         return self.score(self.image_features(images), self.text_features)

@@ -13,7 +13,7 @@ class EnsembleLearner(ZeroshotLearner):
     """Text features (C, d) of several templates."""
 
     def class_features(self):
-        templates = dict.fromkeys([*template_set(self.cfg.TEMPLATES), self.cfg.TEMPLATE])
+        templates = dict.fromkeys([*template_set(self.node.TEMPLATES), self.node.TEMPLATE])
         return ensemble_features(self.clip, self.names, [t for t in templates if t])
 
 

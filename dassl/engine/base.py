@@ -31,6 +31,7 @@ class TrainerBase:
     def __init__(self):
         self._models, self._optims, self._scheds = OrderedDict(), OrderedDict(), OrderedDict()
         self._writer = None
+        self._lr_updates = 0  # calls of update_lr(), whoever makes them
 
     def register_model(self, name="model", model=None, optim=None, sched=None):
         if "_models" not in self.__dict__:
@@ -102,10 +103,10 @@ class TrainerBase:
                 f"train on these, or name another --output-dir"
             )
 
-    def _bound_to_classes(self):
-        """Whether what was learned means nothing for other classes."""
-        bound = any(getattr(m, "class_bound", ()) for m in self._models.values())
-        return bound or not getattr(self, "class_agnostic", True)
+    @classmethod
+    def bound_to_classes(cls, cfg):
+        """Why what is learned under this configuration serves no other classes; "" if it does."""
+        return ""
 
     def resume_model_if_exist(self, directory):
         """Resume every registered model from its last checkpoint; returns the epoch to start with, 0 for none."""
@@ -144,7 +145,7 @@ class TrainerBase:
         for name in self.get_model_names():
             path = self._checkpoint_path(Path(directory) / name, epoch)
             checkpoint = load_checkpoint(path)
-            self._check_origin(checkpoint, path, same_classes=self._bound_to_classes())
+            self._check_origin(checkpoint, path, same_classes=bool(self.bound_to_classes(self.cfg)))
             value = checkpoint.get("val_result")
             note = f", val {value:.1f}" if value is not None else ""
             print(f"Loading {name} from {path} (epoch {checkpoint['epoch']}{note})")
@@ -175,7 +176,8 @@ class TrainerBase:
                 _frozen_to_eval(model)
 
     def update_lr(self, names=None):
-        self._lr_stepped = True
+        """One step of the schedules."""
+        self._lr_updates += 1
         for name in self.get_model_names(names):
             if self._scheds[name] is not None:
                 self._scheds[name].step()

@@ -271,11 +271,11 @@ class SimpleTrainer(TrainerBase):
 class TrainerX(SimpleTrainer):
     """Training on labelled batches.
 
-    steps_lr_itself: True (upstream's plugins): forward_backward calls update_lr() at an epoch's end. False: it is
-    stepped here, once an epoch.
+    lr_per: after what the learning rate is stepped here, "epoch" or "step"; where forward_backward has called
+    update_lr() itself by then, not again. "": never here, as upstream's plugins expect it.
     """
 
-    steps_lr_itself = True
+    lr_per = ""
 
     def run_epoch(self):
         self.set_model_mode("train")
@@ -283,13 +283,13 @@ class TrainerX(SimpleTrainer):
         self.num_batches = len(self.train_loader_x)
         if hasattr(self.train_loader_x, "set_epoch"):
             self.train_loader_x.set_epoch(self.epoch)
-        self._lr_stepped, steps = False, []
+        steps, updates_before = [], self._lr_updates
         end = epoch_start = time.time()
         with StopAfterStep() as self._stop:
             for batch_idx, batch in self._batches():
                 self.batch_idx = batch_idx
                 data_time.update(time.time() - end)
-                losses.update(self.forward_backward(batch))
+                losses.update(self._step(batch))
                 batch_time.update(time.time() - end)
                 steps.append(time.time() - end)
                 self._report(losses, batch_time, data_time)
@@ -299,14 +299,24 @@ class TrainerX(SimpleTrainer):
                     self._save_within()
                     self._stop.stop()
         self.read_anomaly()  # waits for the device, so the times below are of work done
-        if not self.steps_lr_itself and not self._lr_stepped:  # a method that did it itself is not stepped twice
-            self.update_lr()
+        self._step_lr("epoch", updates_before)
         seconds = time.time() - epoch_start
         self.train_seconds += seconds
         on_cpu = self.device.type == "cpu"
         if steps:
             self.waiting_share = data_time.sum / max(seconds, 1e-9)
             self.seconds_per_step = statistics.median(steps) if on_cpu else seconds / len(steps)
+
+    def _step(self, batch):
+        updates_before = self._lr_updates
+        summary = self.forward_backward(batch)
+        self._step_lr("step", updates_before)
+        return summary
+
+    def _step_lr(self, moment, updates_before):
+        """The schedule's step at the end of an "epoch" or "step", unless the method made one in it."""
+        if self.lr_per == moment and self._lr_updates == updates_before:
+            self.update_lr()
 
     def _batches(self):
         """(index, batch) of this epoch; a run that was stopped within it goes on behind its last step, with the same

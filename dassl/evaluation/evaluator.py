@@ -3,7 +3,6 @@
 from collections import OrderedDict
 
 import numpy as np
-import torch
 
 from dassl.utils.errors import UserError
 
@@ -47,6 +46,8 @@ class Classification(EvaluatorBase):
 
     def predictions(self):
         """(labels (n,), predictions (n,), probabilities (n, C)) so far."""
+        import torch  # here: tables read METRICS of this package and need no torch
+
         if not self._outputs:
             raise UserError("nothing was evaluated: the split has no readable image")
         outputs = torch.cat(self._outputs).double()  # double: sure predictions keep the order of their logits
@@ -79,10 +80,7 @@ class Classification(EvaluatorBase):
             results["perclass_accuracy"] = self._print_classes(y_true, y_pred, lab2cname)
         if self.cfg.TEST.COMPUTE_CMAT:
             self._save_confusion(y_true, y_pred)
-        for name in ("balanced_accuracy", "auroc", "ece", "kappa", "kappa_quadratic"):
-            if metrics[name] is not None:
-                results[name] = metrics[name]
-        return results
+        return results | {k: v for k, v in metrics.items() if k not in results and v is not None}
 
     def _print(self, y_true, y_pred, results):
         print(
@@ -110,6 +108,7 @@ class Classification(EvaluatorBase):
         return mean
 
     def _save_confusion(self, y_true, y_pred):
+        import torch
         from sklearn.metrics import confusion_matrix
 
         from dassl.utils.io import atomic_path

@@ -1,6 +1,8 @@
 """Figures of a classification, from scikit-learn and torchmetrics. Percentages are 0-100, kappas -1..1."""
 
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -8,31 +10,65 @@ BINS = 15  # of the expected calibration error
 RESAMPLES = 1000
 
 
+METRICS = {}  # name in results.json: Metric
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of labels (n,) and class probabilities (n, C): its column's title, and what computes it."""
+
+    title: str
+    compute: Callable
+    less_is_better: bool = False
+
+
+def metric(title, **facts):
+    """Register a function (labels, probabilities) -> number, or None where undefined, under its own name."""
+
+    def register(compute):
+        METRICS[compute.__name__] = Metric(title, compute, **facts)
+        return compute
+
+    return register
+
+
 def figures(y_true, probabilities):
-    """Figures of labels (n,) and class probabilities (n, C); None where undefined.
-
-    macro_f1 is over the classes present in y_true (Dassl's habit); auroc is one-vs-rest, macro.
-    """
-    from sklearn.metrics import accuracy_score, balanced_accuracy_score, cohen_kappa_score, f1_score
-
-    y_pred, labels = probabilities.argmax(1), np.arange(probabilities.shape[1])
+    """{name: value} of METRICS; None where undefined."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # undefined values come back as None
-        found = {
-            "accuracy": 100 * accuracy_score(y_true, y_pred),
-            "macro_f1": 100 * f1_score(y_true, y_pred, average="macro", labels=np.unique(y_true), zero_division=0),
-            "balanced_accuracy": 100 * balanced_accuracy_score(y_true, y_pred),
-            "auroc": _auroc(y_true, probabilities, labels),
-            "ece": calibration_error(y_true, probabilities),
-            "kappa": cohen_kappa_score(y_true, y_pred, labels=labels),
-            "kappa_quadratic": cohen_kappa_score(y_true, y_pred, labels=labels, weights="quadratic"),
-        }
+        found = {name: row.compute(y_true, probabilities) for name, row in METRICS.items()}
     return {k: None if v is None or not np.isfinite(v) else float(v) for k, v in found.items()}
 
 
-def _auroc(y_true, probabilities, labels):
+@metric("acc")
+def accuracy(y_true, probabilities):
+    from sklearn.metrics import accuracy_score
+
+    return 100 * accuracy_score(y_true, probabilities.argmax(1))
+
+
+@metric("F1")
+def macro_f1(y_true, probabilities):
+    """Over the classes present in y_true (Dassl's habit)."""
+    from sklearn.metrics import f1_score
+
+    present = np.unique(y_true)
+    return 100 * f1_score(y_true, probabilities.argmax(1), average="macro", labels=present, zero_division=0)
+
+
+@metric("bal acc")
+def balanced_accuracy(y_true, probabilities):
+    from sklearn.metrics import balanced_accuracy_score
+
+    return 100 * balanced_accuracy_score(y_true, probabilities.argmax(1))
+
+
+@metric("AUROC")
+def auroc(y_true, probabilities):
+    """One-vs-rest, macro."""
     from sklearn.metrics import roc_auc_score
 
+    labels = np.arange(probabilities.shape[1])
     if len(np.unique(y_true)) < len(labels) or len(labels) < 2:
         return None
     if len(labels) == 2:
@@ -41,7 +77,8 @@ def _auroc(y_true, probabilities, labels):
     return 100 * roc_auc_score(y_true, p / p.sum(1, keepdims=True), multi_class="ovr", labels=labels)
 
 
-def calibration_error(y_true, probabilities):
+@metric("ECE", less_is_better=True)
+def ece(y_true, probabilities):
     """Expected calibration error (%) over BINS equal bins of the top probability."""
     import torch
     from torchmetrics.functional.classification import binary_calibration_error
@@ -49,6 +86,21 @@ def calibration_error(y_true, probabilities):
     confidence = torch.from_numpy(probabilities.max(1).astype(np.float32))
     hit = torch.from_numpy((probabilities.argmax(1) == y_true).astype(np.int64))
     return 100 * float(binary_calibration_error(confidence, hit, n_bins=BINS))
+
+
+@metric("kappa")
+def kappa(y_true, probabilities, weights=None):
+    """Cohen's."""
+    from sklearn.metrics import cohen_kappa_score
+
+    labels = np.arange(probabilities.shape[1])
+    return cohen_kappa_score(y_true, probabilities.argmax(1), labels=labels, weights=weights)
+
+
+@metric("QWK")
+def kappa_quadratic(y_true, probabilities):
+    """Cohen's, an error weighed by its squared distance in class order."""
+    return kappa(y_true, probabilities, "quadratic")
 
 
 def per_class(y_true, y_pred, names):

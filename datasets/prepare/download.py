@@ -1,6 +1,5 @@
 """Fetching a set that is openly there, with its checksum where one is published; else: the page and what to click."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -79,8 +78,11 @@ def _url(what, folder, facts):
 
 def _zenodo(record, folder, facts):
     """Every file of the record (of MedMNIST: the 224 file of the set), each with Zenodo's MD5."""
-    with urllib.request.urlopen(ZENODO.format(record)) as answer:
-        files = json.load(answer)["files"]
+    try:
+        with urllib.request.urlopen(ZENODO.format(record), timeout=30) as answer:
+            files = json.load(answer)["files"]
+    except OSError as error:
+        raise UserError(f"zenodo:{record}: {error}") from None
     if facts.flag:
         files = [f for f in files if f["key"] == f"{facts.flag}_224.npz"]
     for entry in files:
@@ -92,27 +94,23 @@ def _zenodo(record, folder, facts):
 
 
 def download(url, path, md5=""):
-    """`url` into the file `path`, which appears whole; one that is there with the right MD5 is kept."""
-    if path.is_file() and (not md5 or md5_of(path) == md5):
-        return
-    from tqdm import tqdm
+    """`url` into the file `path`, which appears whole; one that is there (with the right MD5) is kept.
 
-    with urllib.request.urlopen(url) as answer, atomic_path(path) as temporary:
-        size = int(answer.headers.get("Content-Length") or 0) or None
-        with open(temporary, "wb") as out, tqdm(total=size, unit="B", unit_scale=True, desc=path.name) as bar:
-            while block := answer.read(1 << 20):
-                out.write(block)
-                bar.update(len(block))
-        if md5 and md5_of(temporary) != md5:
-            raise UserError(f"{url}: the MD5 is {md5_of(temporary)}, published {md5}; nothing was kept")
+    A download that broke off begins anew: pooch doesn't resume.
 
+    Raises:
+        UserError: no answer, less than was announced, or another MD5 than the published one; nothing is kept.
+    """
+    import pooch
 
-def md5_of(path):
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        pooch.retrieve(url, f"md5:{md5}" if md5 else None, path.name, path.parent,
+                       downloader=pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20))  # fmt: skip
+    except OSError as error:
+        raise UserError(f"{url}: {' '.join(str(error).split())}; nothing was kept") from None
+    except ValueError:
+        raise UserError(f"{url}: the file's MD5 is not the published {md5}; nothing was kept") from None
 
 
 def unpack(archive, folder):

@@ -21,12 +21,12 @@ class MyLearner(Learner):
 
     image_key = "plain"  # the image tower is frozen; leave this out if you put prompts or adapters into it
 
-    def __init__(self, cfg, clip, classnames, context=None):
-        super().__init__(cfg, clip, classnames, context)
+    def __init__(self, node, clip, classnames, context=None):
+        super().__init__(node, clip, classnames, context)
         # learned: every nn.Parameter. It goes into the optimiser and the checkpoint; the backbone does not.
         self.shift = nn.Parameter(torch.zeros(clip.embed_dim))
         # what depends on the classes is a non-persistent buffer: it is rebuilt for new classes, never loaded
-        fixed = ensemble_features(clip, self.names, [cfg.TEMPLATE])
+        fixed = ensemble_features(clip, self.names, [node.TEMPLATE])
         self.register_buffer("text_features", fixed, persistent=False)
 
     def logits(self, images):
@@ -36,7 +36,7 @@ class MyLearner(Learner):
     def loss(self, images, labels):
         """(loss, logits); leave it out for plain cross-entropy."""
         loss, logits = super().loss(images, labels)
-        return loss + self.cfg.WEIGHT * unit(self.text_features + self.shift).mean().square(), logits
+        return loss + self.node.WEIGHT * unit(self.text_features + self.shift).mean().square(), logits
 
 
 @TRAINER_REGISTRY.register()

@@ -191,7 +191,7 @@ def test_other_classes_of_equal_number(make_cfg, tmp_path):
         start(cfg, Plain).train()
     start(cfg, Plain).load_model(str(tmp_path / "run"))
     bound = start(cfg, Plain)
-    bound.class_agnostic = False
+    bound.bound_to_classes = lambda cfg: "a row belongs to a class"
     with raises(UserError, match="other classes"):
         bound.load_model(str(tmp_path / "run"))
 

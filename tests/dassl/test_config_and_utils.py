@@ -1,5 +1,6 @@
 """Settings and their mistakes; upstream's helpers."""
 
+import ast
 import random
 
 import numpy as np
@@ -8,8 +9,12 @@ import torch
 from torch import nn
 
 from dassl import utils
-from dassl.config import clean_cfg, get_cfg_default, merge_from_file, merge_from_list
+from dassl.config import clean_cfg, get_cfg_default, keys_of, merge_from_file, merge_from_list
+from dassl.config.defaults import UPSTREAM_ONLY
 from dassl.utils import Registry, UserError
+from dassl.utils.paths import REPO
+
+ROOMS = ("backbones", "dassl", "datasets", "experiments", "knowledge", "protocols", "trainers")
 
 
 @pytest.mark.parametrize(
@@ -27,6 +32,17 @@ def test_mistakes_in_settings(pair, words):
     with pytest.raises(UserError) as error:
         merge_from_list(get_cfg_default(), pair)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_every_key_is_read_or_marked_as_upstreams():
+    """A key counts as read where its words stand as attributes: `cfg.INPUT` and, maybe elsewhere, `.GN_STD`."""
+    files = {path for room in ROOMS for path in (REPO / room).rglob("*.py")} - {REPO / "dassl/config/defaults.py"}
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
+    found = [n for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load)]
+    words = {n.attr for n in found}
+    of_cfg = {n.attr for n in found if ast.unparse(n.value).split(".")[-1] in ("cfg", "config")}
+    dead = {k for k in keys_of(get_cfg_default()) if not (set(k.split(".")) <= words if "." in k else k in of_cfg)}
+    assert dead == set(UPSTREAM_ONLY)
 
 
 def test_types_are_kept(tmp_path):

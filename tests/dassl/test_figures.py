@@ -6,7 +6,7 @@ import torch
 
 from dassl.config import get_cfg_default
 from dassl.evaluation import build_evaluator
-from dassl.evaluation.figures import calibration_error, figures, intervals
+from dassl.evaluation.figures import ece, figures, intervals
 from dassl.metrics import compute_accuracy
 
 
@@ -42,7 +42,7 @@ def test_two_class_auroc_by_hand():
 
 
 def test_calibration_of_a_sure_and_right_model_is_zero():
-    assert calibration_error(np.array([0, 1]), probabilities([0, 1], 3, top=1.0)) == pytest.approx(0, abs=1e-5)
+    assert ece(np.array([0, 1]), probabilities([0, 1], 3, top=1.0)) == pytest.approx(0, abs=1e-5)
 
 
 def test_intervals_widen_when_images_of_a_patient_go_together():

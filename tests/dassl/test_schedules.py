@@ -75,7 +75,7 @@ def test_staged_rates():
 class Silent(PluginCoOp):
     """Leaves the rate to TrainerX."""
 
-    steps_lr_itself = False
+    lr_per = "epoch"
 
     def update_lr(self, names=None):
         self.calls = getattr(self, "calls", 0) + 1
@@ -105,3 +105,19 @@ def test_the_rate_is_stepped_once_an_epoch(make_cfg, kind):
     trainer.train()
     assert trainer.calls == 4
     assert trainer.get_current_lr() == pytest.approx(0.25 * (1 + math.cos(math.pi * 3 / 4)))
+
+
+@pytest.mark.parametrize("kind", [Silent, Both])
+def test_or_once_a_step(make_cfg, kind, monkeypatch):
+    monkeypatch.setattr(kind, "lr_per", "step", raising=False)
+    trainer = kind(make_cfg(TEST__NO_TEST=True))
+    trainer.train()
+    assert trainer.num_batches > 1 and trainer.calls == 4 * trainer.num_batches
+
+
+def test_or_by_the_plugin_alone(make_cfg, monkeypatch):
+    """Upstream's trainers that never call update_lr() have a constant rate."""
+    monkeypatch.setattr(Silent, "lr_per", "")
+    trainer = Silent(make_cfg(TEST__NO_TEST=True))
+    trainer.train()
+    assert not hasattr(trainer, "calls")

@@ -1,7 +1,11 @@
 """Downloads: whole or not at all, with the published checksum; archives stay in their folder. No network here."""
 
 import hashlib
+import json
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
@@ -10,24 +14,78 @@ from cilmp.datasets.tables import TABLE
 from dassl.utils.errors import UserError
 
 
+class Site(SimpleHTTPRequestHandler):
+    """Serves the folder; `cut.bin` breaks off after half of what it announces."""
+
+    def do_GET(self):
+        if self.path != "/cut.bin":
+            return super().do_GET()
+        self.send_response(200)
+        self.send_header("Content-Length", "2000")
+        self.end_headers()
+        self.wfile.write(b"x" * 1000)
+
+    def log_message(self, *words):
+        pass
+
+
 @pytest.fixture
-def address(tmp_path):
-    (tmp_path / "far.bin").write_bytes(b"cells" * 1000)
-    return (tmp_path / "far.bin").as_uri()
+def site(tmp_path):
+    """(folder, its address)."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Site, directory=folder))
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
 
 
-def test_a_file_arrives_whole_with_its_checksum(address, tmp_path):
+@pytest.fixture
+def address(site):
+    folder, url = site
+    (folder / "far.bin").write_bytes(b"cells" * 1000)
+    return f"{url}/far.bin"
+
+
+def test_a_file_arrives_whole_with_its_checksum(site, address, tmp_path):
     md5 = hashlib.md5(b"cells" * 1000).hexdigest()
     download.download(address, tmp_path / "near.bin", md5)
     assert (tmp_path / "near.bin").read_bytes() == b"cells" * 1000
-    (tmp_path / "far.bin").unlink()
+    (site[0] / "far.bin").unlink()
     download.download(address, tmp_path / "near.bin", md5)  # is there: nothing is fetched
 
 
 def test_a_wrong_checksum_keeps_nothing(address, tmp_path):
     with pytest.raises(UserError, match="nothing was kept"):
         download.download(address, tmp_path / "near.bin", "0" * 32)
-    assert not list(tmp_path.glob("*near*"))
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+@pytest.mark.parametrize("name", ["cut.bin", "none.bin"])
+def test_a_broken_download_is_one_line_and_keeps_nothing(site, tmp_path, name):
+    with pytest.raises(UserError, match=rf"{name}.*nothing was kept") as error:
+        download.download(f"{site[1]}/{name}", tmp_path / name)
+    assert "\n" not in str(error.value) and [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+def test_a_record_of_zenodo(site, tmp_path, monkeypatch):
+    """Every file with the checksum of the record; of MedMNIST only the set's own, in its large form."""
+    folder, url = site
+    files = {"busi_64.npz": b"small", "breastmnist_224.npz": b"large"}
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    listing = [{"key": name, "checksum": f"md5:{hashlib.md5(content).hexdigest()}", "links": {"self": f"{url}/{name}"}}
+               for name, content in files.items()]  # fmt: skip
+    (folder / "7").write_text(json.dumps({"files": listing}))
+    monkeypatch.setattr(download, "ZENODO", f"{url}/{{}}")
+    facts = next(TABLE[name] for name in TABLE.sets() if TABLE[name].flag == "breastmnist")
+    assert sorted(p.name for p in download.fetch(facts, tmp_path / "one", "zenodo:7").iterdir()) == list(files)[1:]
+    every = download.fetch(TABLE["KVASIR"], tmp_path / "all", "zenodo:7")
+    assert sorted(p.name for p in every.iterdir()) == sorted(files)
+    with pytest.raises(UserError, match="zenodo:8"):
+        download.fetch(facts, tmp_path / "none", "zenodo:8")
 
 
 def test_archives_are_unpacked_inside_their_folder_only(tmp_path):
@@ -41,12 +99,12 @@ def test_archives_are_unpacked_inside_their_folder_only(tmp_path):
     assert not (tmp_path / "evil.png").exists()
 
 
-def test_an_open_archive_ends_as_a_raw_folder(tmp_path):
+def test_an_open_archive_ends_as_a_raw_folder(site, tmp_path):
     from dataclasses import replace
 
-    with zipfile.ZipFile(tmp_path / "kvasir.zip", "w") as z:
+    with zipfile.ZipFile(site[0] / "kvasir.zip", "w") as z:
         z.writestr("kvasir-dataset-v2/polyps/a.jpg", b"x")
-    facts = replace(TABLE["KVASIR"], download=f"url:{(tmp_path / 'kvasir.zip').as_uri()}")
+    facts = replace(TABLE["KVASIR"], download=f"url:{site[1]}/kvasir.zip")
     folder = download.fetch(facts, tmp_path / "raw")
     assert (folder / "kvasir-dataset-v2" / "polyps" / "a.jpg").is_file()
     download.fetch(TABLE["BUSI"], tmp_path / "other", where=facts.download)

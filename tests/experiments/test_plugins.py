@@ -47,7 +47,9 @@ DEMO = ["--backbone", "demo", "--seed", "1", "--config-file", REPO / "configs" /
 def test_own_method_and_own_reader_through_train(place):
     command(place, REPO / "train.py", "--plugin", "my_method.py", "--plugin", "my_dataset.py", "--trainer", "MyMethod",
             "--dataset", "MyDataset", "--root", place / "data", *DEMO, "--output-dir", place / "one",
-            "OPTIM.MAX_EPOCH", "2", "DATASET.NUM_SHOTS", "4", "TRAINER.MYMETHOD.WEIGHT", "0.5")  # fmt: skip
+            "--head", "mlp", "OPTIM.MAX_EPOCH", "2", "DATASET.NUM_SHOTS", "4", "TRAINER.MYMETHOD.WEIGHT",
+            "0.5")  # fmt: skip
+    assert "NAME: mlp" in (place / "one" / "config.yaml").read_text()  # MODEL.HEAD.NAME, for plugins that read it
     result = json.loads((place / "one" / "results.json").read_text())
     assert result["method"] == "MyMethod" and result["dataset"] == "MyDataset" and result["n"] == 8
     assert result["cost"]["trainable_parameters"] == 128

@@ -3,11 +3,13 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from cilmp.experiments import pictures, tables
 from cilmp.experiments.collect import records
 from cilmp.protocols import PROTOCOLS
+from dassl.evaluation.figures import METRICS, Metric, figures
 from dassl.utils.errors import UserError
 
 
@@ -67,6 +69,16 @@ def test_less_calibration_error_is_better(monkeypatch):
     monkeypatch.setattr(PROTOCOLS["full"], "metrics", ("ece",), raising=False)
     found = [record(m, 1, "train_all", 50) | {"metrics": {"ece": e, "accuracy": 1}} for m, e in (("A", 3), ("B", 9))]
     assert build(found, "full")["best"] == {(0, 0): "best", (1, 0): "second"}
+
+
+def test_a_metric_is_one_row_that_results_and_tables_read(monkeypatch):
+    monkeypatch.setitem(METRICS, "error", Metric("err", lambda y, p: 100.0 * (p.argmax(1) != y).mean()))
+    found = figures(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]))
+    assert found["error"] == 50
+    monkeypatch.setattr(PROTOCOLS["full"], "metrics", ("error", "accuracy"))
+    here, before = (record(m, 1, "train_all", 50) for m in ("A", "B"))  # B: of before the metric was there
+    table = build([here | {"metrics": found}, before | {"metrics": {"accuracy": 1}}], "full")
+    assert table["header"][1:3] == ["test err", "test acc"] and [row[1] for row in table["rows"]] == ["50.0", "-"]
 
 
 def test_notes_travel():

@@ -47,9 +47,8 @@ def test_second_call_repeats_nothing_and_force_does(first):
     folder, _ = first
     place = folder / "out put" / "base2new" / "phantom"
     stamps = {p: p.stat().st_mtime_ns for p in place.glob("*/demo/shots16/*/seed1/*/results.json")}
-    start = time.time()
     again = driver(folder / "out put", "base2new", "CILMP", "phantom", "1", EPOCHS="1")
-    assert again.returncode == 0 and "6 finished runs found" in again.stdout and time.time() - start < 60
+    assert again.returncode == 0 and "6 finished runs found" in again.stdout
     assert all(p.stat().st_mtime_ns == t for p, t in stamps.items())
     forced = driver(folder / "out put", "base2new", "CoOp", "phantom", "1", EPOCHS="1", FORCE="1", METHODS="CoOp")
     assert forced.returncode == 0
@@ -78,10 +77,9 @@ def test_interrupted_and_taken_up_again(tmp_path):
     env = os.environ | {"OUTPUT": str(tmp_path), "EPOCHS": "400", "METHODS": "CoOp"}
     call = [sys.executable, str(REPO / "cilmp"), "run", "base2new", "CoOp", "phantom", "1"]
     running = subprocess.Popen(call, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.time() + 120
-    while not list(tmp_path.glob("base2new/phantom/CoOp/*/*/*/seed1/train_base/log.txt")) and time.time() < deadline:
-        time.sleep(0.3)
-    time.sleep(2)
+    logs = "base2new/phantom/CoOp/*/*/*/seed1/train_base/log.txt"
+    while running.poll() is None and not any("epoch [" in path.read_text() for path in tmp_path.glob(logs)):
+        time.sleep(0.1)
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 130 and "goes on where it was" in errors and "Traceback" not in errors
@@ -91,21 +89,13 @@ def test_interrupted_and_taken_up_again(tmp_path):
 
 
 def test_the_papers_setting_without_its_weights_says_what_to_set(shared_data, tmp_path):
-    start = time.time()
+    """At the door, before any method of the table trains."""
     done = driver(tmp_path, "base2new", "CILMP", "mixed_six", "1", DATA=str(shared_data), HF_HUB_OFFLINE="1")
     assert done.returncode != 0 and "Traceback" not in done.stderr + done.stdout
     assert "BACKBONE=" in done.stdout + done.stderr or "LLM=" in done.stdout + done.stderr
-    assert time.time() - start < 120
+    assert not list(tmp_path.rglob("results.json")) and not list(tmp_path.rglob("log.txt"))
 
 
 @pytest.mark.parametrize("script", sorted(p.relative_to(REPO).as_posix() for p in Path(REPO, "scripts").rglob("*.sh")))
 def test_shell_scripts_parse(script):
     assert subprocess.run(["bash", "-n", str(REPO / script)], capture_output=True).returncode == 0
-
-
-def test_set_up_is_a_no_op_when_done(tmp_path):
-    venv = REPO / ".venv" / ".requirements"
-    if not venv.is_file():
-        pytest.skip("this checkout has no .venv of its own")
-    done = subprocess.run(["bash", str(REPO / "scripts" / "setup.sh")], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout == ""

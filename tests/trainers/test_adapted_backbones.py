@@ -62,7 +62,7 @@ def count_at_vit_b16(trainer):
     with torch.device("meta"):
         ours = trainer.learner.__new__(trainer.learner)
         nn.Module.__init__(ours)
-        ours.cfg, ours._clip = CfgNode(trainer.defaults), (Shapes().requires_grad_(False),)
+        ours.node, ours._clip = CfgNode(trainer.defaults), (Shapes().requires_grad_(False),)
         ours.adapt()
     return plain.count(ours)
 
@@ -177,9 +177,9 @@ def test_svd_checkpoint_holds_values_and_refuses_other_weights():
             block.fc.weight += 0.03 * block.fc.weight.std() * torch.randn(block.fc.weight.shape)
     for stranger in (plain.small("openai", seed=7), tuned):
         with pytest.raises(UserError, match="other backbone weights"):
-            CLIPSVD.learner(ours.cfg, stranger, plain.NAMES).load_checkpoint_state(state)
+            CLIPSVD.learner(ours.node, stranger, plain.NAMES).load_checkpoint_state(state)
     half = plain.small("openai").half().float()  # the same weights, rounded
-    CLIPSVD.learner(ours.cfg, half, plain.NAMES).load_checkpoint_state(state)
+    CLIPSVD.learner(ours.node, half, plain.NAMES).load_checkpoint_state(state)
 
 
 @pytest.mark.parametrize("family", ["openai", "bert", "resnet"])
@@ -254,6 +254,14 @@ def test_demo_run_learns_steps_by_the_step_and_serves_other_classes(tmp_path, me
     for name, value in other.model.checkpoint_state().items():
         assert torch.equal(value, state[name])
     assert other.model.eval()(torch.randn(2, 3, 64, 64)).shape == (2, 6)
+
+
+def test_building_a_trainer_copies_no_weights(tmp_path, monkeypatch):
+    """With FineTune a copy would be both towers: memory that the run may not have."""
+    clone, copied = torch.Tensor.clone, []
+    monkeypatch.setattr(torch.Tensor, "clone", lambda t, **how: copied.append(t.data_ptr()) or clone(t, **how))
+    trainer = build_trainer(config(tmp_path, "FineTune"))
+    assert not {p.data_ptr() for _, p in trainer.model.named_trainables()} & set(copied)
 
 
 @pytest.mark.parametrize("method", ["CLIPLoRA", "CLIPSVD", "FineTune"])
