@@ -121,7 +121,8 @@ class Launch:
             return
         now = {(s.part, s.seed, str(s.settings)): s for s in todo}
         reasons = {}
-        for r in records(self.output, quiet=True):
+        places = dict.fromkeys(s.folder(self.output).parents[5] for s in todo)  # <output>/<protocol>/<dataset>
+        for r in (r for place in places for r in records(place, quiet=True)):
             spec = now.get((r["spec"]["part"], r["seed"], str(r["spec"].get("settings"))))
             if spec is not None and "reads" in r and r["key"] != spec.key:
                 words = ", ".join(differing(r["reads"], spec.reads)) or "source run"

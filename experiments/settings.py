@@ -33,7 +33,9 @@ def _load(plugin):
     except ModuleNotFoundError as error:
         if error.name == plugin.split(".")[0]:
             raise MissingFile(f"plugin {plugin}: {error}; give a file name ending in .py, or a module") from None
-        raise UserError(f"plugin {plugin} needs a module that is not installed: {error.name}") from None
+        ours = " (the toolbox's own rooms are imported as cilmp.trainers, cilmp.backbones ...)"
+        hint = ours if error.name in ("trainers", "backbones", "knowledge", "datasets") else ""
+        raise UserError(f"plugin {plugin} needs a module that is not installed: {error.name}{hint}") from None
     except UserError:
         raise
     except Exception as error:

@@ -54,9 +54,9 @@ def add_arguments(p):
     return p
 
 
-def parser():
+def parser(prog=None):
     form = argparse.RawDescriptionHelpFormatter
-    return add_arguments(argparse.ArgumentParser(description=DESCRIPTION, formatter_class=form))
+    return add_arguments(argparse.ArgumentParser(prog, description=DESCRIPTION, formatter_class=form))
 
 
 def spec_of(args):
@@ -98,9 +98,9 @@ def folder_of(spec, args):
     return os.path.abspath(spec.config.OUTPUT_DIR) if named else spec.folder(output_root())
 
 
-def main(args=None):
-    if args is None or isinstance(args, list):
-        args = parser().parse_args(args)
+def main(argv=None):
+    """Run what the words say (default: those of the call); returns the exit code."""
+    args = parser("cilmp train" if argv is not None else None).parse_args(argv)
     if args.list:
         from .listing import listing
 

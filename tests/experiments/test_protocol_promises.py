@@ -67,7 +67,7 @@ def test_interrupted_run_goes_on_and_ends_equal(tmp_path, cache):
 def test_one_failed_run_stops_nobody_else(tmp_path, cache):
     plugin = tmp_path / "my broken method.py"
     plugin.write_text(
-        "from dassl.engine import TRAINER_REGISTRY\nfrom trainers.coop import CoOp\n\n\n"
+        "from dassl.engine import TRAINER_REGISTRY\nfrom cilmp.trainers.coop import CoOp\n\n\n"
         "@TRAINER_REGISTRY.register()\nclass Broken(CoOp):\n    \"\"\"Fails.\"\"\"\n\n"
         "    def forward_backward(self, batch):\n        raise RuntimeError('out of luck')\n"
     )
