@@ -1,4 +1,4 @@
-"""docs/results.md against real runs: keys of results.json, of its spec, costs and metrics, and the files of a folder."""
+"""docs/results.md against real runs: keys of results.json, of its spec, costs, metrics, and the files of a folder."""
 
 import json
 import re
@@ -6,8 +6,8 @@ import re
 import pytest
 
 from cilmp.experiments.driver import run_protocol
-from cilmp.experiments.settings import Request
 from cilmp.experiments.reads import WORDS
+from cilmp.experiments.settings import Request
 from cilmp.tests.docs.pages import rows, section, words
 from cilmp.tests.experiments.test_finished import make_set
 from dassl.utils.paths import REPO
