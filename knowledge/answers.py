@@ -34,7 +34,7 @@ WORDS = (6, 32)  # of a usable sentence; more would not fit a text tower's conte
 ROUNDS = 12  # of asking before giving up
 
 
-class PromptEnsembles:
+class PromptEnsembles(shelf.Kept):
     """The stored sentences of a data set's classes.
 
     Args:
@@ -48,21 +48,6 @@ class PromptEnsembles:
     def __init__(self, dataset, llm, phrases=None, seed=None):
         self.dataset, self.llm, self.phrases = dataset, str(llm), phrases
         self.wanted = {} if seed is None else {"seed": str(seed)}
-
-    def path(self, classnames=()):
-        """The file that is read; None where there is none."""
-        try:
-            return self._found(classnames)[0]
-        except UnknownName:
-            return None
-
-    def missing(self, classnames):
-        """"" where every class has sentences; else in one line what is missing and what to run."""
-        try:
-            self._found(classnames)
-        except UnknownName as reason:
-            return str(reason)
-        return ""
 
     def lookup(self, classnames, n=None):
         """list[list[str]]: the first n sentences of each class (None: all there are), classes in the order asked."""

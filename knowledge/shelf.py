@@ -7,7 +7,7 @@ busi/meta-llama-Meta-Llama-3-8B-1f0c22ab.safetensors is for people: LLM, and a h
 from dataclasses import dataclass
 from pathlib import Path
 
-from dassl.utils.errors import UserError
+from dassl.utils.errors import UnknownName, UserError
 from dassl.utils.io import sha256_of
 from dassl.utils.paths import cache_root, slug
 
@@ -149,3 +149,22 @@ def complete(entries, settings, words, free=()):
     """The entries of these settings (but for those that are `free`) that have every class in these words."""
     wanted = {name: value for name, value in settings.items() if name not in free}
     return [e for e in entries if wanted.items() <= e.settings.items() and words.items() <= e.words.items()]
+
+
+class Kept:
+    """What is kept of a data set's classes: `_found(classnames)` gives (path, {asked: stored name}) or UnknownName."""
+
+    def path(self, classnames=()):
+        """The file or folder that is read; None where there is none."""
+        try:
+            return self._found(classnames)[0]
+        except UnknownName:
+            return None
+
+    def missing(self, classnames):
+        """"" where every class is there; else in one line what is missing, what there is, what to run."""
+        try:
+            self._found(classnames)
+        except UnknownName as reason:
+            return str(reason)
+        return ""

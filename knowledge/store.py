@@ -66,7 +66,7 @@ def read_metadata(path):
     return metadata
 
 
-class KnowledgeStore:
+class KnowledgeStore(shelf.Kept):
     """What an LLM knows about the classes of a data set.
 
         store = KnowledgeStore("busi", llm="smollm2-135m")
@@ -119,21 +119,6 @@ class KnowledgeStore:
         path, _ = self._found(classnames)
         metadata = {} if path.is_dir() else read_metadata(path)
         return {**metadata, "path": str(path)}
-
-    def path(self, classnames=()):
-        """The file or folder that is read; None where there is none."""
-        try:
-            return self._found(classnames)[0]
-        except UnknownName:
-            return None
-
-    def missing(self, classnames):
-        """"" where `lookup` finds every class; else in one line what is missing, what there is, what to run."""
-        try:
-            self._found(classnames)
-        except UnknownName as reason:
-            return str(reason)
-        return ""
 
     def _found(self, classnames):
         """(path, {asked: stored name}); UnknownName if a class is missing."""

@@ -209,7 +209,7 @@ def busi_with_copies(raw, seeds, content=None):
 
 def test_what_was_kept_together_is_what_the_script_says(tmp_path, capsys):
     """It said 'grouped by: nothing' while groups.csv tied 307 files of BUSI."""
-    from cilmp.scripts import prepare_dataset
+    from cilmp.datasets.prepare import command as prepare_dataset
 
     raw_trees.BUSI(tmp_path / "raw")
     for i in range(3):

@@ -115,7 +115,7 @@ def test_lists_of_ones_own_are_read_by_path(tmp_path):
 
 
 def test_missing_sentences_are_named_with_the_command_to_run():
-    with pytest.raises(UnknownName, match=r"extract_knowledge\.py --dataset toys --llm smollm2-135m --sentences 50"):
+    with pytest.raises(UnknownName, match=r"cilmp extract --dataset toys --llm smollm2-135m --sentences 50"):
         knowledge.PromptEnsembles("toys", "smollm2-135m").lookup(["a"])
 
 

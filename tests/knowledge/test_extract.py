@@ -10,6 +10,7 @@ from cilmp import datasets, knowledge
 from cilmp.knowledge import extraction, language_model, llms, shelf
 from cilmp.tests.knowledge.tiny_llm import LAYERS, WIDTH, broken, huge, save_tiny, silent
 from dassl.utils.errors import MissingFile, UnknownName, UserError
+from dassl.utils.paths import REPO
 
 CLASSES = ["normal cell", "red spot", "blue oval cell"]
 
@@ -216,7 +217,7 @@ def test_looking_up_loads_and_fetches_no_llm(llm, monkeypatch):
     monkeypatch.setattr(language_model, "LanguageModel", lambda *_: pytest.fail("loaded"))
     monkeypatch.setattr(llms, "_from_wheel", lambda *_: pytest.fail("fetched"))
     assert knowledge.available("toys", llm, CLASSES)
-    monkeypatch.setattr(shelf, "SHIPPED", shelf.REPO / "knowledge" / "stored")
+    monkeypatch.setattr(shelf, "SHIPPED", REPO / "knowledge" / "stored")
     from cilmp.datasets.phantom import CLASSES as drawn
 
     assert knowledge.available("phantom", "smollm2-135m", drawn)

@@ -87,7 +87,7 @@ def test_a_missing_class_is_named_with_the_command_to_run():
 
 def test_a_missing_rows_is_named_with_the_command_to_run():
     for call in (lambda s: s.lookup(["a"]), lambda s: s.answers(["a"]), lambda s: s.facts()):
-        with pytest.raises(UnknownName, match=r"extract_knowledge\.py --dataset toys --llm smollm2-135m --pool tokens"):
+        with pytest.raises(UnknownName, match=r"cilmp extract --dataset toys --llm smollm2-135m --pool tokens"):
             call(knowledge.KnowledgeStore("toys", "smollm2-135m", "tokens"))
     assert not knowledge.available("toys", "smollm2-135m", ["a"])
 
