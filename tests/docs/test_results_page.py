@@ -1,4 +1,4 @@
-"""docs/results.md against real runs: keys of results.json, of its spec, costs and metrics, and the files of a folder."""
+"""docs/results.md against real runs: keys of results.json, of its spec, costs, metrics, and the files of a folder."""
 
 import json
 import re

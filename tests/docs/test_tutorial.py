@@ -53,5 +53,5 @@ def test_the_tutorial_from_images_to_a_report(shared_data, tmp_path):
 
 @pytest.mark.slow
 def test_the_tutorial_with_a_language_model(shared_data, tmp_path):
-    study, said = followed(tmp_path, shared_data / "blood_cells", llm=True)
+    _, said = followed(tmp_path, shared_data / "blood_cells", llm=True)
     assert "asked: In an image, describe" in said and "CILMP         16" in said
