@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from yacs.config import CfgNode
 
-from cilmp.scripts.lib.settings import base_config, method_files
+from cilmp.experiments.settings import base_config, method_files
 from cilmp.trainers.precision import AUTOCAST, in_towers
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import set_random_seed

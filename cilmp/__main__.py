@@ -20,7 +20,7 @@ COMMANDS = {  # word: (module:function of the words behind it, one line)
     "prepare": ("cilmp.datasets.prepare.command:main", "raw images in, a split out"),
     "check": ("cilmp.datasets.check_command:main", "what can be said against a data set"),
     "extract": ("cilmp.experiments.extract:main", "what a language model says about the classes"),
-    "list": ("cilmp.experiments.commands:list", "methods, protocols, data sets, backbones, language models"),
+    "list": ("cilmp.experiments.commands:listing", "methods, protocols, data sets, backbones, language models"),
 }
 
 

@@ -124,13 +124,13 @@ def report(argv):
     return main(args.output)
 
 
-def list(argv):
+def listing(argv):
     """cilmp list"""
     p = _parser("list", "Methods, protocols, data sets, backbones and language models, one line each.")
     p.add_argument("--plugin", action="append", default=[])
     p.add_argument("--data", default="", help="folder of data sets")
     args = p.parse_args(argv)
-    from .listing import listing
+    from .listing import listing as everything
 
-    print(listing(args.plugin, args.data))
+    print(everything(args.plugin, args.data))
     return 0
