@@ -1,6 +1,7 @@
 """The house: a room uses rooms below it, never above, never beside; nothing that users run stands on the tests."""
 
 import ast
+import importlib
 
 import pytest
 
@@ -38,3 +39,9 @@ def test_nothing_but_the_entries_touches_the_search_path():
     files = [p for room in FLOOR for p in (REPO / room).rglob("*.py")] + [REPO / "train.py"]
     touching = {p.relative_to(REPO).as_posix() for p in files if "sys.path" in p.read_text()}
     assert touching <= entries
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "benchmarks").rglob("*.py")), ids=lambda p: p.stem)
+def test_every_benchmark_imports(path):
+    """A suite that nobody runs in the tests would break unseen when a room moves."""
+    importlib.import_module(".".join(["cilmp", *path.relative_to(REPO).with_suffix("").parts]))
