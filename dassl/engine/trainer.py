@@ -14,6 +14,7 @@ from torch import nn
 from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
 from dassl.utils.errors import ConfigError, MissingFile, unknown_name
+from dassl.utils.left_out import left_out
 from dassl.utils.meters import AverageMeter, MetricMeter
 from dassl.utils.torchtools import BEST
 
@@ -220,11 +221,12 @@ class SimpleTrainer(TrainerBase):
             self.model.eval()
         self.evaluator.reset()
         print(f"Evaluate on the *{split}* set")
-        paths, start = [], time.time()
+        tested, paths, start = 0, [], time.time()
         for batch in loader:
             images, labels = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(images), labels)
-            paths += list(batch.get("impath", ()))
+            tested += len(labels)
+            paths += batch.get("impath", ()) if isinstance(batch, dict) else ()  # a plugin's batch may be a tuple
         seconds = time.time() - start
         groups = getattr(self.dm.dataset, "groups", None)
         if groups and paths:
@@ -233,7 +235,7 @@ class SimpleTrainer(TrainerBase):
         for name, value in values.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         if getattr(self.evaluator, "report", None) and self.output_dir:
-            self._save_results(split, paths, len(paths) / max(seconds, 1e-9))
+            self._save_results(split, paths, tested / max(seconds, 1e-9))
         return next(iter(values.values()))
 
     def _save_results(self, split, paths, rate):
@@ -366,3 +368,9 @@ class TrainerX(SimpleTrainer):
 
     def parse_batch_train(self, batch):
         return (*self.parse_batch_test(batch), batch["domain"].to(self.device))
+
+
+def __getattr__(name, module=__name__):
+    if name in ("TrainerXU", "SimpleNet"):
+        raise left_out(f"{module}.{name}")
+    raise AttributeError(f"module {module!r} has no attribute {name!r}")
