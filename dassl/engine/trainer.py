@@ -54,7 +54,6 @@ class SimpleTrainer(TrainerBase):
         self.train_seconds, self.seconds_per_step, self.best_result = 0.0, None, -float("inf")
         self.waiting_share = None  # of the last epoch's time, spent waiting for images
         self.time_start = self._saved_at = time.time()
-        self._rolling = None  # epochs of the last checkpoint that only serves a restart
         self._stop = None  # StopAfterStep of the epoch
         self._resume_within = {}  # batch and generator states of an epoch that was stopped within
         self.run_facts = {}  # what results.json says of the run besides its numbers; set by who runs it
@@ -131,7 +130,6 @@ class SimpleTrainer(TrainerBase):
         if self._models:
             self.init_writer(Path(self.output_dir) / "tensorboard")
         self.time_start = self._saved_at = time.time()
-        self._rolling = self.start_epoch if self.start_epoch and not self._keeps(self.start_epoch) else None
         results.reset_peak_memory(self.device)
 
     def after_update_epoch(self):
@@ -166,13 +164,17 @@ class SimpleTrainer(TrainerBase):
         return self._stop is not None and self._stop.asked is not None
 
     def _save_and_drop(self, rolling):
-        """Save this epoch, then remove the checkpoint before it that only served a restart."""
+        """Save this epoch, then remove the checkpoint before it that only served a restart.
+
+        rolling: number of epochs done if this one only serves a restart, else None.
+        """
+        before, self._rolling = self._rolling, rolling
         self.save_model(self.epoch, self.output_dir)
         for name in self._models:
-            if self._rolling not in (None, self.epoch + 1):
-                (Path(self.output_dir) / name / f"{PREFIX}{self._rolling}").unlink(missing_ok=True)
+            if before not in (None, self.epoch + 1):
+                (Path(self.output_dir) / name / f"{PREFIX}{before}").unlink(missing_ok=True)
             (Path(self.output_dir) / name / INTERRUPTED).unlink(missing_ok=True)
-        self._rolling, self._saved_at = rolling, time.time()
+        self._saved_at = time.time()
 
     def after_train(self):
         print("Finish training")
