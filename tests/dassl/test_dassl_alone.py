@@ -26,7 +26,8 @@ cfg = get_cfg_default()
 cfg.TRAINER.PLUGINCOOP = CfgNode({{"PREC": "fp32"}})
 cfg.merge_from_list(["TRAINER.NAME", "PluginCoOp", "DATASET.NAME", "PluginPets", "DATASET.ROOT", {root!r}, "SEED", 1,
                      "OUTPUT_DIR", "out", "INPUT.SIZE", (16, 16), "INPUT.TRANSFORMS", ("random_flip", "normalize"),
-                     "OPTIM.MAX_EPOCH", 1, "DATASET.NUM_SHOTS", 2, "DATALOADER.TRAIN_X.BATCH_SIZE", 2, "DATALOADER.NUM_WORKERS", 0])
+                     "OPTIM.MAX_EPOCH", 1, "DATASET.NUM_SHOTS", 2, "DATALOADER.TRAIN_X.BATCH_SIZE", 2,
+                     "DATALOADER.NUM_WORKERS", 0])
 cfg.freeze()
 set_random_seed(cfg.SEED)
 setup_logger(cfg.OUTPUT_DIR)
