@@ -146,6 +146,9 @@ def attempt(spec, folder, output, force):
         return str(told)
     except Exception as error:  # out of memory, a loss that is not finite, a plugin's mistake: the others go on
         return unexpected(error, folder)
+    if not (there := results_file(folder, spec.split)).is_file():
+        return (f"it wrote no {there.name}, which tables are made of: a trainer's own test() must call super().test(), "
+                f"and TEST.NO_TEST stay False (what it printed: {folder / 'log.txt'})")  # fmt: skip
     return ""
 
 

@@ -102,7 +102,7 @@ def run(spec, folder, what="", model_dir="", epoch=None, quiet=False):
             if what == "train" and trains:
                 trainer.train()
             elif what != "nothing":
-                trainer.load_model(model_dir, epoch=epoch)
+                trainer.load_model(model_dir, epoch=trainer.epoch_to_load(model_dir, epoch))
                 trainer.test()
         except UserError as error:
             with logger.file_only():

@@ -28,23 +28,23 @@ class DatasetWrapper(Dataset):
 
     def __init__(self, cfg, data_source, transform=None, is_train=False):
         self.cfg, self.data_source, self.transform, self.is_train = cfg, data_source, transform, is_train
-        self.k = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
+        self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
+        self.return_img0 = cfg.DATALOADER.RETURN_IMG0
+        self.to_tensor = plain_transform(cfg)
         self.seed, self.epoch = max(cfg.SEED, 0), 0
         self.skip_bad = cfg.DATASET.ON_BAD_IMAGE == "skip"
         if cfg.DATASET.ON_BAD_IMAGE not in ("error", "skip"):
             raise unknown_name("DATASET.ON_BAD_IMAGE", cfg.DATASET.ON_BAD_IMAGE, ("error", "skip"))
-        if self.k > 1 and transform is None:
-            raise UserError(f"DATALOADER.K_TRANSFORMS {self.k} needs a transform, INPUT.NO_TRANSFORM is set")
-        self.to_tensor = plain_transform(cfg) if cfg.DATALOADER.RETURN_IMG0 else None
+        if self.k_tfm > 1 and transform is None:
+            raise UserError(f"DATALOADER.K_TRANSFORMS {self.k_tfm} needs a transform, INPUT.NO_TRANSFORM is set")
 
     def __len__(self):
         return len(self.data_source)
 
     def __getitem__(self, idx):
-        if isinstance(idx, tuple):
-            self.epoch, idx = idx
+        self.epoch = getattr(idx, "epoch", self.epoch)
         item = self.data_source[idx]
-        output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
+        output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": int(idx)}
         try:
             image = item.image() if hasattr(item, "image") else read_image(item.impath)
         except UserError as error:
@@ -53,25 +53,26 @@ class DatasetWrapper(Dataset):
             return {"error": str(error)}
         if self.is_train and self.transform is not None:
             with _seeded(self.seed, self.epoch, idx):
-                self._transform(image, output)
+                self._add_views(image, output)
         else:
-            self._transform(image, output)
-        if self.to_tensor is not None:
+            self._add_views(image, output)
+        if self.return_img0:
             output["img0"] = self.to_tensor(image)
         return output
 
-    def _transform(self, image, output):
+    def _add_views(self, image, output):
         if self.transform is None:
             output["img"] = image
         elif isinstance(self.transform, (list, tuple)):
             for i, transform in enumerate(self.transform):
-                output[f"img{i + 1 if i else ''}"] = self._apply(transform, image)
+                output[f"img{i + 1 if i else ''}"] = self._transform_image(transform, image)
         else:
-            output["img"] = self._apply(self.transform, image)
+            output["img"] = self._transform_image(self.transform, image)
 
-    def _apply(self, transform, image):
-        views = [transform(image) for _ in range(self.k)]
-        return views if self.k > 1 else views[0]
+    def _transform_image(self, tfm, img0):
+        """A view of the image, a list of them where k_tfm is above 1; under upstream's name, as wrappers call it."""
+        views = [tfm(img0) for _ in range(self.k_tfm)]
+        return views if self.k_tfm > 1 else views[0]
 
 
 class _seeded:
@@ -92,8 +93,17 @@ class _seeded:
         torch.set_rng_state(self.state[2])
 
 
+class EpochIndex(int):
+    """An index that knows its epoch; a wrapper of a plugin's own sees a whole number."""
+
+    def __new__(cls, index, epoch=0):
+        self = super().__new__(cls, index)
+        self.epoch = epoch
+        return self
+
+
 class EpochSampler(torch.utils.data.Sampler):
-    """Hands (epoch, index) on, so that persistent workers know the epoch.
+    """Hands the epoch on with each index, so that persistent workers know it.
 
     epoch: of the next pass. Each pass takes the next one, so that a loop which never says its epoch sees new views too.
     """
@@ -103,14 +113,19 @@ class EpochSampler(torch.utils.data.Sampler):
 
     def __iter__(self):
         epoch, self.epoch = self.epoch, self.epoch + 1
-        return ((epoch, i) for i in self.sampler)
+        return (EpochIndex(i, epoch) for i in self.sampler)
 
     def __len__(self):
         return len(self.sampler)
 
 
 def collate(items):
-    """default_collate without the images that could not be read (skip), or the first error of a batch (error)."""
+    """default_collate without the images that could not be read (skip), or the first error of a batch (error).
+
+    Items that are no dicts, as a plugin's wrapper may give them, are collated as they are.
+    """
+    if not isinstance(items[0], dict):
+        return default_collate(items)
     for item in items:
         if "error" in item:
             return {"error": item["error"]}
@@ -121,20 +136,21 @@ def collate(items):
     return batch
 
 
-class Batches:
+class Batches(DataLoader):
     """A DataLoader whose batches are checked: unreadable images raise here, in the main process, or are counted."""
 
-    def __init__(self, loader):
-        self.loader, self.skipped = loader, set()
-
-    def __len__(self):
-        return len(self.loader)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.skipped = set()
 
     def __iter__(self):
         # A plain DataLoader draws its workers' seed here, but persistent workers only the first time; so the order
         # would depend on the number of workers, and a resumed run would differ. The loader has its own generator.
         torch.empty((), dtype=torch.int64).random_()
-        for batch in self.loader:
+        for batch in super().__iter__():
+            if not isinstance(batch, dict):
+                yield batch
+                continue
             if "error" in batch:
                 raise UserError(batch["error"])
             for path in batch.pop("skipped", []):
@@ -146,11 +162,8 @@ class Batches:
 
     def set_epoch(self, epoch):
         """The epoch of the next pass; without it, the one after the last pass's."""
-        if isinstance(self.loader.sampler, EpochSampler):
-            self.loader.sampler.epoch = epoch
-
-    def __getattr__(self, name):
-        return getattr(self.loader, name)
+        if isinstance(self.sampler, EpochSampler):
+            self.sampler.epoch = epoch
 
 
 def _leave_interrupts_to_the_main_process(_):
@@ -177,10 +190,10 @@ def build_data_loader(
     sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
     wrapper = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
     workers = cfg.DATALOADER.NUM_WORKERS
-    loader = DataLoader(
+    loader = Batches(
         wrapper,
         batch_size=batch_size,
-        sampler=EpochSampler(sampler) if is_train and dataset_wrapper is None else sampler,
+        sampler=EpochSampler(sampler) if is_train else sampler,
         num_workers=workers,
         persistent_workers=workers > 0 and is_train,
         drop_last=is_train and len(data_source) >= batch_size if drop_last is None else drop_last,
@@ -191,7 +204,7 @@ def build_data_loader(
     )
     if len(loader) == 0:
         raise UserError(f"no batch: {len(data_source)} images at batch size {batch_size}")
-    return Batches(loader) if tfm is not None else loader
+    return loader
 
 
 class DataManager:

@@ -1,5 +1,6 @@
 """Trainers: hooks, loop, checkpoints, results."""
 
+from . import trainer
 from .base import NonFiniteLoss, TrainerBase
 from .build import TRAINER_REGISTRY, build_trainer
 from .run_folder import claim_run_folder, config_hash
@@ -15,3 +16,7 @@ __all__ = [
     "claim_run_folder",
     "config_hash",
 ]
+
+
+def __getattr__(name):
+    return trainer.__getattr__(name, __name__)

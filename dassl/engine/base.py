@@ -31,6 +31,7 @@ class TrainerBase:
     def __init__(self):
         self._models, self._optims, self._scheds = OrderedDict(), OrderedDict(), OrderedDict()
         self._writer = None
+        self._rolling = None  # epochs of the last checkpoint that only serves a restart; told by those after it
         self._lr_updates = 0  # calls of update_lr(), whoever makes them
 
     def register_model(self, name="model", model=None, optim=None, sched=None):
@@ -67,6 +68,7 @@ class TrainerBase:
             "epoch": epoch + 1,
             "step": (epoch + 1) * getattr(self, "num_batches", 0),
             "val_result": val_result,
+            "rolling": self._rolling,
             "method": type(self).__name__,
             "classes": self._classes(),
             "best_result": getattr(self, "best_result", None),
@@ -128,6 +130,7 @@ class TrainerBase:
         return int(checkpoint["epoch"])
 
     def _resume_common(self, checkpoint):
+        self._rolling = checkpoint.get("rolling")
         if getattr(self, "scaler", None) is not None and checkpoint.get("scaler"):
             self.scaler.load_state_dict(checkpoint["scaler"])
         for name in ("best_result", "train_seconds", "seconds_per_step"):
@@ -150,6 +153,18 @@ class TrainerBase:
             note = f", val {value:.1f}" if value is not None else ""
             print(f"Loading {name} from {path} (epoch {checkpoint['epoch']}{note})")
             load_model_state(self._models[name], checkpoint["state_dict"], path)
+
+    def epoch_to_load(self, directory, epoch=None):
+        """What to call load_model() with, also where a plugin's own knows no last one, only model-best.pth.tar.
+
+        Returns:
+            `epoch` if given; None where a best model is kept, or nothing; else the last epoch of all models.
+        """
+        folders = [Path(directory) / name for name in self.get_model_names()] if directory else []
+        if epoch is not None or all((folder / BEST).is_file() for folder in folders):
+            return epoch
+        paths = last_common_checkpoint(folders)
+        return int(paths[0].name.removeprefix(PREFIX)) if paths else None
 
     def _checkpoint_path(self, folder, epoch):
         if epoch is not None:

@@ -14,6 +14,7 @@ from torch import nn
 from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
 from dassl.utils.errors import ConfigError, MissingFile, unknown_name
+from dassl.utils.left_out import left_out
 from dassl.utils.meters import AverageMeter, MetricMeter
 from dassl.utils.torchtools import BEST
 
@@ -53,7 +54,6 @@ class SimpleTrainer(TrainerBase):
         self.train_seconds, self.seconds_per_step, self.best_result = 0.0, None, -float("inf")
         self.waiting_share = None  # of the last epoch's time, spent waiting for images
         self.time_start = self._saved_at = time.time()
-        self._rolling = None  # epochs of the last checkpoint that only serves a restart
         self._stop = None  # StopAfterStep of the epoch
         self._resume_within = {}  # batch and generator states of an epoch that was stopped within
         self.run_facts = {}  # what results.json says of the run besides its numbers; set by who runs it
@@ -130,7 +130,6 @@ class SimpleTrainer(TrainerBase):
         if self._models:
             self.init_writer(Path(self.output_dir) / "tensorboard")
         self.time_start = self._saved_at = time.time()
-        self._rolling = self.start_epoch if self.start_epoch and not self._keeps(self.start_epoch) else None
         results.reset_peak_memory(self.device)
 
     def after_update_epoch(self):
@@ -165,13 +164,17 @@ class SimpleTrainer(TrainerBase):
         return self._stop is not None and self._stop.asked is not None
 
     def _save_and_drop(self, rolling):
-        """Save this epoch, then remove the checkpoint before it that only served a restart."""
+        """Save this epoch, then remove the checkpoint before it that only served a restart.
+
+        rolling: number of epochs done if this one only serves a restart, else None.
+        """
+        before, self._rolling = self._rolling, rolling
         self.save_model(self.epoch, self.output_dir)
         for name in self._models:
-            if self._rolling not in (None, self.epoch + 1):
-                (Path(self.output_dir) / name / f"{PREFIX}{self._rolling}").unlink(missing_ok=True)
+            if before not in (None, self.epoch + 1):
+                (Path(self.output_dir) / name / f"{PREFIX}{before}").unlink(missing_ok=True)
             (Path(self.output_dir) / name / INTERRUPTED).unlink(missing_ok=True)
-        self._rolling, self._saved_at = rolling, time.time()
+        self._saved_at = time.time()
 
     def after_train(self):
         print("Finish training")
@@ -220,11 +223,12 @@ class SimpleTrainer(TrainerBase):
             self.model.eval()
         self.evaluator.reset()
         print(f"Evaluate on the *{split}* set")
-        paths, start = [], time.time()
+        tested, paths, start = 0, [], time.time()
         for batch in loader:
             images, labels = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(images), labels)
-            paths += list(batch.get("impath", ()))
+            tested += len(labels)
+            paths += batch.get("impath", ()) if isinstance(batch, dict) else ()  # a plugin's batch may be a tuple
         seconds = time.time() - start
         groups = getattr(self.dm.dataset, "groups", None)
         if groups and paths:
@@ -233,7 +237,7 @@ class SimpleTrainer(TrainerBase):
         for name, value in values.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         if getattr(self.evaluator, "report", None) and self.output_dir:
-            self._save_results(split, paths, len(paths) / max(seconds, 1e-9))
+            self._save_results(split, paths, tested / max(seconds, 1e-9))
         return next(iter(values.values()))
 
     def _save_results(self, split, paths, rate):
@@ -366,3 +370,9 @@ class TrainerX(SimpleTrainer):
 
     def parse_batch_train(self, batch):
         return (*self.parse_batch_test(batch), batch["domain"].to(self.device))
+
+
+def __getattr__(name, module=__name__):
+    if name in ("TrainerXU", "SimpleNet"):
+        raise left_out(f"{module}.{name}")
+    raise AttributeError(f"module {module!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ import numpy as np
 
 from dassl.utils.errors import UserError
 
-from . import EVALUATOR_REGISTRY
+from .build import EVALUATOR_REGISTRY
 from .figures import confusion, figures, intervals, per_class
 
 

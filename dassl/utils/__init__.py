@@ -17,7 +17,7 @@ _HOMES = {
     ),
     "torchtools": (
         "init_network_weights", "load_checkpoint", "load_pretrained_weights", "open_all_layers",
-        "open_specified_layers", "resume_from_checkpoint", "save_checkpoint",
+        "open_specified_layers", "resume_from_checkpoint", "save_checkpoint", "set_bn_to_eval",
     ),
 }  # fmt: skip
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -8,6 +8,14 @@ import warnings
 import numpy as np
 
 from .errors import unknown_name
+from .images import read_image
+from .io import read_json, write_json
+
+__all__ = [
+    "check_availability", "check_isfile", "collect_env_info", "count_num_param", "download_url",
+    "get_most_similar_str_to_a_from_b", "listdir_nohidden", "mkdir_if_missing", "read_image", "read_json",
+    "set_random_seed", "tolist_if_not", "write_json",
+]  # fmt: skip
 
 
 def mkdir_if_missing(path):

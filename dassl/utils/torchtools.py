@@ -12,8 +12,13 @@ from torch import nn
 from . import legacy
 from .errors import MissingFile, UserError, unknown_name
 from .io import atomic_path, write_text
+from .tools import count_num_param
 
 BEST = "model-best.pth.tar"
+__all__ = [
+    "count_num_param", "init_network_weights", "load_checkpoint", "load_pretrained_weights", "open_all_layers",
+    "open_specified_layers", "resume_from_checkpoint", "save_checkpoint", "set_bn_to_eval",
+]  # fmt: skip
 
 
 def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True, model_name=""):
@@ -112,6 +117,12 @@ def init_network_weights(model, init_type="normal", gain=0.02):
             nn.init.zeros_(module.bias)
 
 
+def set_bn_to_eval(module):
+    """For model.apply(): running means stay as they are, weights are trained still."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        module.eval()
+
+
 def open_all_layers(model):
     model.train()
     for p in model.parameters():
@@ -119,8 +130,13 @@ def open_all_layers(model):
 
 
 def open_specified_layers(model, open_layers):
-    """Train only the named top-level children."""
+    """Train only the named top-level children (of what a DataParallel holds)."""
+    model = model.module if isinstance(model, nn.DataParallel) else model
     wanted = [open_layers] if isinstance(open_layers, str) else list(open_layers)
+    children = [name for name, _ in model.named_children()]
+    for name in wanted:
+        if name not in children:
+            raise unknown_name("layer", name, children)
     for name, child in model.named_children():
         child.train(name in wanted)
         for p in child.parameters():

@@ -284,3 +284,37 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path, capsys):
     with raises(UserError, match="more than tensors and numbers"):
         load_checkpoint(tmp_path / "model.pth.tar-1")
     assert "must not run" not in capsys.readouterr().out
+
+
+def epochs_kept(folder):
+    return sorted(int(p.name.rsplit("-", 1)[1]) for p in (folder / "prompt_learner").glob("model.pth.tar-*"))
+
+
+def test_going_on_for_more_epochs_keeps_what_was_finished(make_cfg, tmp_path):
+    """Before: the last checkpoint of the finished run was taken for one that only served a restart, and removed."""
+    start(make_cfg(OPTIM__MAX_EPOCH=2)).train()
+    start(make_cfg(OPTIM__MAX_EPOCH=4)).train()
+    assert epochs_kept(tmp_path / "run") == [2, 4]
+
+
+@mark.parametrize("batch", [2, 1])
+def test_a_checkpoint_that_only_served_a_restart_goes_after_the_restart(make_cfg, monkeypatch, tmp_path, batch):
+    """Batch 2 is an epoch's last; stopped within an epoch, the checkpoint before it goes as well."""
+    from dassl.engine import trainer as module
+
+    monkeypatch.setattr(module, "ROLLING_SECONDS", 0)
+    first = start(make_cfg())
+    plain = first.forward_backward
+
+    def stop(images):
+        if (first.epoch, first.batch_idx) == (1, batch):
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(images)
+
+    first.forward_backward = stop
+    with raises(KeyboardInterrupt):
+        first.train()
+    assert epochs_kept(tmp_path / "run") == [2 if batch == 2 else 1]
+    monkeypatch.setattr(module, "ROLLING_SECONDS", 60)
+    start(make_cfg()).train()
+    assert epochs_kept(tmp_path / "run") == [4]

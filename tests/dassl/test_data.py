@@ -217,7 +217,7 @@ def test_each_pass_over_a_training_loader_sees_other_views(workers, tmp_path, mo
 
 
 def test_names_outside_the_registry_go_to_the_fallback(monkeypatch):
-    import dassl.data.datasets as place
+    import dassl.data.datasets.build as place
 
     monkeypatch.setattr(place, "_fallback", None)
     cfg = get_cfg_default()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from cilmp.tests.dassl.upstream_plugin import PluginCoOp
 from dassl.engine import build_trainer, claim_run_folder
 from dassl.utils import UserError, load_checkpoint, set_random_seed, setup_logger
 
@@ -161,3 +162,18 @@ def test_unreadable_images(make_cfg, pets, tmp_path, rule, capsys):
 def test_unknown_trainer_suggests_the_nearest(make_cfg):
     with pytest.raises(UserError, match="did you mean 'PluginCoOp'"):
         build_trainer(make_cfg(TRAINER__NAME="PluginCop"))
+
+
+class OwnBeforeTrain(PluginCoOp):
+    """Overrides the hook without calling the base class, as some plugins do."""
+
+    def before_train(self):
+        self.seen = []
+
+
+def test_before_train_without_the_base_class(make_cfg, tmp_path):
+    """Before: AttributeError, `_saved_at` was first set there."""
+    trainer = OwnBeforeTrain(make_cfg(OPTIM__MAX_EPOCH=2))
+    trainer.train()
+    assert trainer.seen == [] and (tmp_path / "run" / "results.json").is_file()
+    assert (tmp_path / "run" / "prompt_learner" / "model.pth.tar-2").is_file()
