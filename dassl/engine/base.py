@@ -60,9 +60,8 @@ class TrainerBase:
     def load_extra_state(self, state):
         """The counterpart of extra_state()."""
 
-    def save_model(self, epoch, directory, is_best=False, val_result=None, model_name="", more=None):
-        """Write directory/<name>/model.pth.tar-<epoch + 1> (or model_name) of every registered model; `more` are
-        further entries (tensors, numbers, strings)."""
+    def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
+        """Write directory/<name>/model.pth.tar-<epoch + 1> (or model_name) of every registered model."""
         scaler = getattr(self, "scaler", None)
         common = {
             "epoch": epoch + 1,
@@ -77,7 +76,7 @@ class TrainerBase:
             "train_seconds": float(getattr(self, "train_seconds", 0.0)),
             "seconds_per_step": getattr(self, "seconds_per_step", None),
             "rng": rng_state(),
-            **(more or {}),
+            **getattr(self, "_within", {}),  # of an epoch that is stopped within: its batch and its order
         }
         for name in self.get_model_names():
             optim, sched = self._optims[name], self._scheds[name]

@@ -345,8 +345,9 @@ class TrainerX(SimpleTrainer):
     def _save_within(self):
         """A checkpoint in the middle of an epoch, from which a run goes on to the same end."""
         self.read_anomaly()
-        more = {"batch": self.batch_idx + 1, "epoch_rng": self._epoch_rng}
-        self.save_model(self.epoch - 1, self.output_dir, model_name=INTERRUPTED, more=more)
+        self._within = {"batch": self.batch_idx + 1, "epoch_rng": self._epoch_rng}
+        self.save_model(self.epoch - 1, self.output_dir, model_name=INTERRUPTED)
+        self._within = {}
 
     def _report(self, losses, batch_time, data_time):
         """A line every PRINT_FREQ batches (every batch of shorter epochs); the only place where values are read."""
