@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dassl.utils.errors import UserError
 
+from .autocast import own_precision
 from .layer_pass import LayerPass
 from .prompt import Frame
 
@@ -24,7 +25,12 @@ TOKENS_AT_ONCE = 2**21
 
 
 class TextTower(nn.Module):
-    """Text side of a PromptableCLIP over TextParts (the family's blocks, embeddings and facts)."""
+    """Text side of a PromptableCLIP over TextParts (the family's blocks, embeddings and facts).
+
+    autocast: dtype that `encode` computes in, or None.
+    """
+
+    autocast = None
 
     def __init__(self, parts):
         super().__init__()
@@ -88,8 +94,9 @@ class TextTower(nn.Module):
         parts = [self.encode(self.frame(texts[i : i + batch]).fill()) for i in range(0, len(texts), batch)]
         return torch.cat(parts)
 
+    @own_precision
     def encode(self, prompts, chunk=None):
-        """Features of a PromptSequence, not normalised.
+        """Features of a PromptSequence, float32, not normalised.
 
         Args:
             prompts: PromptSequence.

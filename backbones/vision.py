@@ -19,6 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 from dassl.utils.errors import UserError
 
+from .autocast import own_precision
+
 
 @dataclass
 class ImageParts:
@@ -45,7 +47,10 @@ class ImageTower(nn.Module):
     """Image side of a PromptableCLIP.
 
     checkpointing: recompute each block in the backward pass (memory for time).
+    autocast: dtype that `encode` computes in, or None.
     """
+
+    autocast = None
 
     def __init__(self, parts):
         super().__init__()
@@ -64,8 +69,9 @@ class ImageTower(nn.Module):
     def dtype(self):
         return next(self.stem.parameters()).dtype
 
+    @own_precision
     def encode(self, images, ctx=None, deep=(), replace="append"):
-        """Features (B, d), not normalised.
+        """Features (B, d), float32, not normalised.
 
         Args:
             images: (B, 3, H, H), normalised as the backbone's facts say.

@@ -36,7 +36,7 @@ def make_believe(folder, names, rows, width, images=4, side=224):
 class HarnessStep:
     """fast(): one forward_backward of the method on B images and C classes; a method without steps: its whole fit."""
 
-    def __init__(self, method, B, C, names, rows, width, device="cpu", train=True):
+    def __init__(self, method, B, C, names, rows, width, device="cpu", train=True, precision="fp32"):
         self.folder = tempfile.TemporaryDirectory()
         cfg = base_config()
         for path in method_files(method, "base2new", "ViT-B/16", "official")[0]:
@@ -44,7 +44,7 @@ class HarnessStep:
         values = make_believe(self.folder.name, names(C), rows, width) | {
             "TRAINER.NAME": method, "MODEL.BACKBONE.NAME": "ViT-B/16", "MODEL.BACKBONE.WEIGHTS": "random", "SEED": 1,
             "DATALOADER.TRAIN_X.BATCH_SIZE": B, "DATALOADER.NUM_WORKERS": 0, "VERBOSE": False,
-            "OUTPUT_DIR": f"{self.folder.name}/out", f"TRAINER.{method.upper()}.PREC": "fp32",
+            "OUTPUT_DIR": f"{self.folder.name}/out", f"TRAINER.{method.upper()}.PREC": precision,
             "TEST.NO_TEST": True, "USE_CUDA": device == "cuda",
         }  # fmt: skip
         if "SENTENCES" in cfg.TRAINER[method.upper()]:

@@ -105,7 +105,7 @@ class PromptTrainer(TrainerX):
         if self.lr_per != "step":
             return build_lr_scheduler(optimizer, self.cfg.OPTIM)
         steps = self.max_epoch * len(self.train_loader_x)
-        end = self.node.get("END_LR", 0.0) / self.cfg.OPTIM.LR
+        end = self.node.get("END_LR", 0.0) / (self.cfg.OPTIM.LR or math.inf)  # a rate of 0 stays 0
         return cosine_over_steps(optimizer, steps, round(self.node.get("WARMUP_SHARE", 0.0) * steps), end)
 
     def _length(self):

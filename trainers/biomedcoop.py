@@ -30,17 +30,17 @@ class BiomedCoOpLearner(CoOpLearner):
 
     @torch.no_grad()
     def kept(self, v):
-        """(N,) bool: sentences that are no outliers for unit image features v (B, d)."""
+        """(N,) bool: sentences that are no outliers for unit image features v (B, d); all, if all are."""
         score = self.clip.scale() * torch.einsum("bd,cnd->bcn", v, self.sentences)
         r = score.amax(1).mean(0)  # (N,)
         far = (r - r.mean()).abs() > self.node.TAU * r.std()
-        return ~far if not far.all() else torch.ones_like(far)
+        return ~far | far.all()
 
     def loss(self, images, labels):
         v, t = unit(self.image_features(images)), unit(self.text_features())
         logits = self.score(v, t)
         centre = unit(self.sentences.mean(1))
-        chosen = unit(self.sentences[:, self.kept(v)].mean(1))
+        chosen = unit(torch.einsum("cnd,n->cd", self.sentences, self.kept(v).float()))  # by index: waits for the device
         loss = F.cross_entropy(logits, labels) + self.node.SCCM_LAMBDA * F.mse_loss(t, centre)
         return loss + self.node.KDSP_LAMBDA * divergence(self.score(v, chosen), logits), logits
 

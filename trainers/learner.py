@@ -34,10 +34,11 @@ def init_context(text, phrase, n_ctx, std=0.02):
         n_ctx: number of context vectors M.
 
     Returns:
-        ((M, d_t) float32, words left over as a string that ends in a blank, or "").
+        ((M, d_t) float32 on the CPU, where a learner is made before it moves to its device; words left over as a string
+        that ends in a blank, or "").
     """
     phrase = phrase.replace("_", " ").strip()
-    words = text.embed_words(phrase) if phrase else torch.empty(0, text.width)
+    words = text.embed_words(phrase).cpu() if phrase else torch.empty(0, text.width)
     if 0 < n_ctx <= len(words):
         taken = next(k for k in range(1, 99) if len(text.embed_words(" ".join(phrase.split()[:k]))) >= n_ctx)
         rest = " ".join(phrase.split()[taken:])

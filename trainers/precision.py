@@ -24,24 +24,9 @@ def runs_as(word, device):
 
 
 def in_towers(clip, word):
-    """Let both towers of a PromptableCLIP encode in this precision, whatever autocast surrounds the call.
-
-    Asked again, the new word replaces the old one.
-    """
-    for tower in (clip.text, clip.image):
-        encode = getattr(tower.encode, "__wrapped__", tower.encode)
-        tower.encode = _in_autocast(encode, clip.device.type, AUTOCAST[word])
+    """Let both towers of a PromptableCLIP encode in this precision, whatever autocast surrounds the call."""
+    clip.text.autocast = clip.image.autocast = AUTOCAST[word]
     return clip
-
-
-def _in_autocast(encode, device_type, dtype):
-    @functools.wraps(encode)
-    def features(*args, **kwargs):
-        with torch.autocast(device_type, dtype=dtype, enabled=dtype is not None):
-            found = encode(*args, **kwargs)
-        return found.float()
-
-    return features
 
 
 def full_precision(function):

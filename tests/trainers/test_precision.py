@@ -1,5 +1,6 @@
 """The score is float32 whatever the towers run in, for every method; what a precision word runs, and says it runs."""
 
+import copy
 import json
 from contextlib import nullcontext
 
@@ -229,3 +230,21 @@ def test_features_kept_on_disk_are_of_the_precision_that_ran(tmp_path):
     assert calls == []
     run(config(tmp_path / "c", "CoOp", USE_CUDA=False, **{"TRAINER.COOP.PREC": "bf16"}), calls)
     assert sum(calls) == 24
+
+
+def test_a_copy_encodes_by_its_own_weights():
+    """The precision of a tower is its own: what a copied backbone encodes depends on the copy alone."""
+    clip = in_towers(plain.small("openai"), "bf16")
+    other = copy.deepcopy(clip)
+    with torch.no_grad():
+        other.image.stem.patches.conv.weight.zero_()
+    x, _ = plain.batch("openai")
+    assert not torch.equal(other.image.encode(x), clip.image.encode(x))
+    assert torch.equal(in_towers(other, "fp32").image.encode(x)[0], other.image.encode(x)[1])
+    assert clip.image.autocast == torch.bfloat16 and other.image.autocast is None
+
+
+@pytest.mark.parametrize("method", ["CLIPLoRA", "TipAdapterF"])
+def test_a_rate_of_zero_stays_zero(method, tmp_path):
+    trainer = build_trainer(config(tmp_path / "a", method, **{"OPTIM.LR": 0.0}))
+    assert trainer.optim.param_groups[0]["lr"] == 0

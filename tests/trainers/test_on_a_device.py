@@ -1,0 +1,162 @@
+"""CUDA without a GPU: every method is built, computes its loss and evaluates on fake CUDA tensors.
+
+They have a shape, a type and a device, no numbers. So two devices in one operation raise, and so does whatever reads a
+number or chooses a shape by one: on a real device each such read waits for it. Backward needs a driver and is left out.
+"""
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.utils._pytree import tree_leaves
+
+from cilmp import trainers
+from cilmp.tests.backbones import small_models
+from cilmp.tests.trainers import cilmp_cases, test_every_method
+from cilmp.tests.trainers import plain_methods as plain
+from cilmp.trainers.precision import in_towers
+
+METHODS = sorted(trainers.methods())
+
+
+class WaitsForTheDevice(Exception):
+    """A copy from CUDA to the CPU in a step."""
+
+
+READS = (DataDependentOutputException, DynamicOutputShapeException, WaitsForTheDevice)
+
+
+class FakeCuda(FakeTensorMode):
+    """What is on CUDA is fake, what is on the CPU stays real: names are tokenised, lengths are read.
+
+    in_step: whether copies to the CPU raise too, as they wait for the device; a learner may be made of some.
+    """
+
+    in_step = False
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        device = kwargs.get("device")
+        if (
+            self.in_step
+            and function is torch.ops.aten._to_copy.default
+            and torch.device(device or "cuda").type == "cpu"
+        ):
+            raise WaitsForTheDevice(args[0].shape)
+        made_there = device is not None and torch.device(device).type == "cuda"
+        if made_there or any(isinstance(x, FakeTensor) for x in tree_leaves((args, kwargs))):
+            return super().__torch_dispatch__(function, types, args, kwargs)
+        return function(*args, **kwargs)
+
+
+def replaced(module, change, recurse=True):
+    """nn.Module._apply with parameters in place of the old ones: torch swaps them, which fake ones refuse."""
+    for child in module.children() if recurse else ():
+        child._apply(change)
+    for name, p in module._parameters.items():
+        if p is not None and (now := change(p.detach())) is not p:
+            module._parameters[name] = nn.Parameter(now, p.requires_grad)
+    module._buffers.update({name: change(b) for name, b in module._buffers.items() if b is not None})
+    return module
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """The mode at work, and small models that come on its device."""
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    generator = torch.Generator
+    monkeypatch.setattr(torch, "Generator", lambda device="cpu": generator())  # one on CUDA needs a driver
+    monkeypatch.setattr(nn.Module, "_apply", replaced)
+    context = plain.context
+
+    def on_cuda(*args, **kwargs):
+        found = context(*args, **kwargs)
+        found.device = torch.device("cuda")
+        return found
+
+    monkeypatch.setattr(plain, "context", on_cuda)
+    monkeypatch.setattr(plain, "small", lambda *args: small_models.small(*args).to("cuda"))
+    for family in small_models.FAMILIES:
+        small_models._original(family, 0, None)  # kept for the session: made outside the mode
+    with FakeCuda(allow_non_fake_inputs=True) as mode:
+        yield mode
+
+
+def test_two_devices_raise_and_so_do_reads(cuda):
+    """What this file relies on."""
+    x, weight = torch.ones(2, 3).to("cuda"), torch.ones(3, 3)
+    assert torch.ones(3).sum().item() == 3  # real on the CPU
+    for wrong in (lambda: x @ weight, lambda: torch.cat([x, weight]), lambda: x + weight[0]):
+        with pytest.raises(RuntimeError, match="device"):
+            wrong()
+    cuda.in_step = True
+    for read in (lambda: float(x.sum()), lambda: bool((x > 0).all()), lambda: x[x > 0], lambda: x.cpu().tolist()):
+        with pytest.raises(READS):
+            read()
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast("cuda", dtype=dtype):
+            assert (x @ weight.to("cuda")).dtype == dtype
+
+
+def on_device(ours, word):
+    """As PromptTrainer.build_model: the learner follows its backbone, the towers get their precision."""
+    ours.to("cuda")
+    in_towers(ours.clip, word)
+    return ours
+
+
+def train_and_test(ours, family, cuda):
+    """Loss and logits of a batch in training and in evaluation: on the device, float32, no number read."""
+    x, y = (t.to("cuda") for t in plain.batch(family))
+    cuda.in_step = True
+    loss, *_, logits = ours.train().losses(x, y) if hasattr(ours, "losses") else ours.train().loss(x, y)
+    with torch.no_grad():
+        tested = ours.eval()(x)
+    cuda.in_step = False
+    for found in (loss, logits, tested):
+        assert found.is_cuda and found.dtype == torch.float32
+    assert tested.shape == (3, 4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_in_every_precision(method, cuda, tmp_path):
+    ours = test_every_method.learner(method, "openai", tmp_path)
+    for word in ("fp32", "amp", "bf16"):
+        train_and_test(on_device(ours, word), "openai", cuda)
+    half = test_every_method.learner(method, "openai", tmp_path, half=True)
+    train_and_test(on_device(half, "fp16"), "openai", cuda)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "siglip", "resnet"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_on_every_family(method, family, cuda, tmp_path):
+    if family == "resnet" and method in test_every_method.TOWERS:
+        pytest.skip("refused: a ResNet has no tokens")
+    train_and_test(on_device(test_every_method.learner(method, family, tmp_path), "fp32"), family, cuda)
+
+
+@pytest.mark.parametrize("lengths", [(8, 8, 8, 8), (8, 11, 9, 14)], ids=["equal", "ragged"])
+@pytest.mark.parametrize("mode", ["hidden", "shared"])
+def test_cilmp_with_equal_and_ragged_rows(lengths, mode, cuda):
+    rows = cilmp_cases.rows(lengths, 40)
+    ours = cilmp_cases.learner(plain.small("openai"), plain.NAMES, rows, DROPOUT_MODE=mode)
+    for word in ("fp32", "amp", "bf16"):
+        train_and_test(on_device(ours, word), "openai", cuda)
+    half = cilmp_cases.learner(plain.small("openai").half(), plain.NAMES, rows, DROPOUT_MODE=mode)
+    train_and_test(on_device(half, "fp16"), "openai", cuda)
+
+
+@pytest.mark.parametrize("method", ["SSText", "TipAdapter"])
+def test_closed_forms_are_fitted_there(method, cuda, tmp_path):
+    """The other fits read numbers by nature: scikit-learn, a search, a rate."""
+    ours = on_device(test_every_method.learner(method, "openai", tmp_path), "fp32")
+    features, labels = torch.randn(2, 4, ours.clip.embed_dim).to("cuda"), torch.arange(4).to("cuda")
+    cuda.in_step = True
+    ours.fit((features, labels), None)
