@@ -3,4 +3,4 @@
 set -euo pipefail
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 bash "$repo/scripts/setup.sh"
-PYTHONPATH="$repo" exec "$repo/.venv/bin/python" -m cilmp.benchmarks.gpu_check "$@"
+exec "$repo/.venv/bin/python" -m cilmp.benchmarks.gpu_check "$@"
