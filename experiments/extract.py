@@ -11,7 +11,6 @@ file of their own. Files go under $CILMP_CACHE (default ~/.cache/cilmp).
 """
 
 import argparse
-import os
 import re
 
 from cilmp import knowledge
@@ -48,53 +47,23 @@ def classes_and_phrases(dataset, root="", classes="", wording="dataset", plugins
     """(class names, {class: what to call it in the question}) of a data set.
 
     `classes` "a;b" restricts them, or names those of a set that is not on this machine. The reader of a plugin gives
-    its own names, see `facts_of_reader`.
+    its own names.
     """
-    from cilmp import datasets
-    from cilmp.experiments.settings import load_plugins
+    from cilmp.datasets import data_root
+    from cilmp.experiments.reads import info_of
+    from cilmp.experiments.settings import base_config
 
-    load_plugins(plugins)
-    own = plugin_readers()
+    cfg = base_config(plugins)
+    cfg.DATASET.NAME, cfg.DATASET.ROOT = dataset, str(data_root(root))
     chosen = [name.strip() for name in classes.split(";") if name.strip()]
     try:
-        info = facts_of_reader(own[dataset], dataset, root, plugins) if dataset in own else datasets.info(dataset, root)
+        info = info_of(cfg)
     except UserError:
         if not chosen:
             raise
         return chosen, {}
     names = chosen or list(info.classnames)
     return names, info.phrases(names) if wording == "dataset" else {}
-
-
-def plugin_readers():
-    """{name: class} of the registered readers that are not this repository's."""
-    from dassl.data.datasets import DATASET_REGISTRY
-
-    found = {name: DATASET_REGISTRY.get(name) for name in DATASET_REGISTRY.registered_names()}
-    return {name: c for name, c in found.items() if c.__module__.split(".")[0] not in ("cilmp", "dassl")}
-
-
-def facts_of_reader(reader, dataset, root, plugins):
-    """DatasetInfo of a reader of the user's own: from its class's `classnames`, else from its data, read once."""
-    from cilmp.datasets.locate import describe
-
-    offered = getattr(reader, "classnames", None)
-    if isinstance(offered, (list, tuple)):
-        return describe(dataset, offered)
-    from cilmp.experiments.settings import base_config
-    from dassl.config import merge_from_list
-
-    cfg = base_config(plugins)
-    folder = os.path.abspath(os.path.expanduser(root or os.environ.get("DATA", "") or "data"))
-    merge_from_list(cfg, ["DATASET.NAME", dataset, "DATASET.ROOT", folder, "DATASET.NUM_SHOTS", -1])
-    cfg.freeze()
-    built = reader(cfg)
-    return getattr(built, "info", None) or describe(dataset, built.classnames)
-
-
-def phrases(info, classnames):
-    """{class: what to call it in a question}."""
-    return info.phrases(classnames)
 
 
 def table(rows, width=88):

@@ -4,13 +4,12 @@ import datetime
 import shutil
 import time
 import traceback
-from contextlib import ExitStack
 
 from dassl.utils.errors import UserError, unwritable
 from dassl.utils.io import read_json_object, sha256_file, write_text
 
 from .collect import records, results_file
-from .reads import Knowledge, differing, is_ours, reads_of
+from .reads import Knowledge, Reads, differing, is_ours
 from .run import Busy, claimed, run
 
 POLL_SECONDS = 2  # between looks at runs that another process works on
@@ -19,7 +18,8 @@ POLL_SECONDS = 2  # between looks at runs that another process works on
 def resolved(specs):
     """The specs with what they read hashed; missing LLM rows or sentences are made first, and said."""
     at_the_door(specs)
-    return [spec.resolved(reads_of) for spec in specs]
+    reads = Reads()
+    return [spec.resolved(reads) for spec in specs]
 
 
 def at_the_door(specs):
@@ -35,8 +35,7 @@ def at_the_door(specs):
         backbones.load(spec.backbone, weights=spec.weights or None)
     asked = {(s.method, s.dataset): s for s in wanted if s.method in ours and trainers.methods()[s.method].needs_llm}
     for spec in asked.values():
-        if is_ours(spec.dataset):
-            Knowledge(trainers.methods()[spec.method], spec.config).ensure()
+        Knowledge(trainers.methods()[spec.method], spec.config).ensure()
 
 
 class Launch:
@@ -85,33 +84,31 @@ class Launch:
             return self.failed(spec, "not run, as its training failed")
         if source and not self.results(source).is_file():
             return False
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(claimed(folder))
-            except Busy:
-                return False
-            if self.finished(spec) and not self.force:
-                self.number += 1
-                print(f"[{self.number}/{self.total}] {spec}: finished by another process meanwhile", flush=True)
-                return True
-            return self.done(spec, folder)
+        try:
+            with claimed(folder):
+                if self.finished(spec) and not self.force:
+                    return self.said(spec, "finished by another process meanwhile")
+                return self.done(spec, folder)
+        except Busy:
+            return False
 
     def done(self, spec, folder):
         begin = time.time()
         if reason := attempt(spec, folder, self.output, self.force):
             return self.failed(spec, f"failed - {reason}")
-        self.number += 1
         self.seconds.append(time.time() - begin)
         each = sum(self.seconds) / len(self.seconds)
-        left = datetime.timedelta(seconds=round(each * (self.total - self.number)))
+        left = datetime.timedelta(seconds=round(each * (self.total - self.number - 1)))
         accuracy = read_json_object(self.results(spec))["metrics"]["accuracy"]
-        print(f"[{self.number}/{self.total}] {spec}: accuracy {accuracy:.1f} ({self.seconds[-1]:.0f} s, about {left} "
-              f"left)", flush=True)  # fmt: skip
-        return True
+        return self.said(spec, f"accuracy {accuracy:.1f} ({self.seconds[-1]:.0f} s, about {left} left)")
 
     def failed(self, spec, words):
-        self.number += 1
         self.broken.add(spec.folder(self.output))
+        return self.said(spec, words)
+
+    def said(self, spec, words):
+        """Tell how a run ended; True: it is done with."""
+        self.number += 1
         print(f"[{self.number}/{self.total}] {spec}: {words}", flush=True)
         return True
 

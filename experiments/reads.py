@@ -10,7 +10,6 @@ Judged is the text of a split, not the pixels: an image replaced under its old n
 """
 
 import inspect
-from functools import cache
 from pathlib import Path
 
 from dassl.utils.io import sha256_file, sha256_of
@@ -19,24 +18,42 @@ WORDS = {"groups": "groups of images", "weights": "backbone weights", "tested on
          "knowledge": "language-model rows or sentences", "code": "plugin file", "root": "data"}  # fmt: skip
 
 
-def reads_of(cfg):
-    """{what: SHA-256 or a plain word} of what a run of this configuration reads; see the module."""
-    from cilmp import backbones, trainers
-    from dassl.engine import TRAINER_REGISTRY
+class Reads:
+    """Called with a configuration: {what: SHA-256 or a plain word} of what its run reads; see the module.
 
-    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-    found = dict(_data(cfg.DATASET.NAME, cfg.DATASET.ROOT, max(cfg.INPUT.SIZE), _Hidden(cfg)))
-    if cfg.DATASET.TEST_ON:
-        there = _data(cfg.DATASET.TEST_ON, cfg.DATASET.ROOT, max(cfg.INPUT.SIZE), _Hidden(cfg))
-        found["tested on"] = sha256_of(there)
-    if issubclass(trainer, trainers.PromptTrainer):
-        model = cfg.MODEL.BACKBONE
-        found["weights"] = backbones.weights_sha256(model.NAME, model.WEIGHTS or None)
-        if trainer.needs_llm:
-            found["knowledge"] = Knowledge(trainer, cfg).sha256()
-    if code := [sha256_file(f) for f in map(_outside, (trainer, _reader(cfg.DATASET.NAME))) if f]:
-        found["code"] = sha256_of(code)
-    return found
+    One for a command: what several of its runs read is hashed once, and a later command looks anew.
+    """
+
+    def __init__(self):
+        self._known = {}
+
+    def __call__(self, cfg):
+        from cilmp import backbones, trainers
+        from dassl.engine import TRAINER_REGISTRY
+
+        trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+        found = dict(self._data(cfg.DATASET.NAME, cfg))
+        if cfg.DATASET.TEST_ON:
+            found["tested on"] = sha256_of(self._data(cfg.DATASET.TEST_ON, cfg))
+        if issubclass(trainer, trainers.PromptTrainer):
+            model = cfg.MODEL.BACKBONE
+            found["weights"] = backbones.weights_sha256(model.NAME, model.WEIGHTS or None)
+            if trainer.needs_llm:
+                node = cfg.TRAINER[trainer.node_name()]
+                key = (trainer, cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.MODEL.LLM, str(node))
+                found["knowledge"] = self._once(key, lambda: Knowledge(trainer, cfg).sha256())
+        if code := [sha256_file(f) for f in map(_outside, (trainer, _reader(cfg.DATASET.NAME))) if f]:
+            found["code"] = sha256_of(code)
+        return found
+
+    def _data(self, name, cfg):
+        key = (name, cfg.DATASET.ROOT, max(cfg.INPUT.SIZE))
+        return self._once(key, lambda: _data(*key, cfg))
+
+    def _once(self, key, compute):
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
 
 
 def differing(before, now):
@@ -44,33 +61,40 @@ def differing(before, now):
     return [WORDS.get(k, k) for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
 
 
-class _Hidden:
-    """A configuration that a cache key does not see."""
-
-    def __init__(self, cfg):
-        self.cfg = cfg
-
-    def __eq__(self, other):
-        return True
-
-    def __hash__(self):
-        return 0
-
-
-@cache
-def _data(name, root, size, hidden):
+def _data(name, root, size, cfg):
     from cilmp import datasets
 
     if is_ours(name):
         found = datasets.reads(name, root, size)
         return found | {"root": root} if name in datasets.locate.FOLDER_SETS else found  # ROOT is the set itself
-    from dassl.data.datasets import build_dataset
     from dassl.data.hashing import split_hashes
 
-    cfg = hidden.cfg.clone()
+    return {"split": split_hashes(_whole(cfg))["split_sha256"]}
+
+
+def _whole(cfg):
+    """The data set of a reader of the user's own, with all images and classes."""
+    from dassl.data.datasets import build_dataset
+
+    cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASET.NUM_SHOTS, cfg.DATASET.SUBSAMPLE_CLASSES, cfg.VERBOSE = -1, "all", False
-    return {"split": split_hashes(build_dataset(cfg))["split_sha256"]}
+    return build_dataset(cfg)
+
+
+def info_of(cfg):
+    """DatasetInfo of a configuration's set; of a reader of the user's own from its class's `classnames`, else from its
+    data, read once."""
+    from cilmp import datasets
+
+    name = cfg.DATASET.NAME
+    if is_ours(name):
+        return datasets.info(name, cfg.DATASET.ROOT)
+    offered = getattr(_reader(name), "classnames", None)
+    if isinstance(offered, (list, tuple)):
+        return datasets.locate.describe(name, offered)
+    built = _whole(cfg)
+    return getattr(built, "info", None) or datasets.locate.describe(name, built.classnames)
 
 
 def is_ours(name):
@@ -102,10 +126,7 @@ class Knowledge:
     """What a method reads of a language model for the classes of one data set: there, or made on demand."""
 
     def __init__(self, trainer, cfg):
-        from cilmp import datasets
-
-        self.cfg, self.rows, self.node = cfg, trainer.llm_form == "rows", cfg.TRAINER[trainer.node_name()]
-        self.info = datasets.info(cfg.DATASET.NAME, cfg.DATASET.ROOT)
+        self.rows, self.node, self.info = trainer.llm_form == "rows", cfg.TRAINER[trainer.node_name()], info_of(cfg)
         self.names, self.dataset, self.llm = list(self.info.classnames), cfg.DATASET.NAME, cfg.MODEL.LLM
 
     def store(self):

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from dassl.utils.errors import ConfigError
@@ -66,7 +67,7 @@ def spec_of(args):
     from cilmp.protocols import RunSpec
     from dassl.config import merge_from_file, merge_from_list, set_key
 
-    from .reads import reads_of
+    from .reads import Reads
     from .settings import base_config
 
     cfg = base_config(args.plugin)
@@ -84,10 +85,10 @@ def spec_of(args):
             raise ConfigError(f"give {key} (see python train.py --list)")
     cfg.freeze()
     part = "test" if args.eval_only else "train"
-    spec = RunSpec(cfg, "single", part, "flags", plugins=tuple(args.plugin)).resolved(reads_of)
+    spec = RunSpec(cfg, "single", part, "flags", plugins=tuple(args.plugin)).resolved(Reads())
     results = Path(args.model_dir, "results.json")
     if args.model_dir and results.is_file():  # another training of the same settings is another test
-        spec.reads["source"] = sha256_file(results)
+        spec = replace(spec, reads={**spec.reads, "source": sha256_file(results)})
     return spec
 
 

@@ -19,7 +19,6 @@ from PIL import Image
 from cilmp.experiments import sweep
 from cilmp.experiments.collect import records
 from cilmp.experiments.driver import run_protocol
-from cilmp.experiments.reads import _data
 from cilmp.experiments.run import Busy, claimed
 from cilmp.experiments.settings import Request, base_config
 from dassl.utils.errors import ConfigError, UserError
@@ -51,7 +50,6 @@ def place(tmp_path, monkeypatch):
     make_set(tmp_path / "data")
 
     def run(method="CoOp", protocol="few_shot", seeds=(1,), dataset="mydata", stem="table", output="out", **variables):
-        _data.cache_clear()  # a new command is a new process
         env = {"DATA": str(tmp_path / "data"), "BACKBONE": "demo", "EPOCHS": "1", "SHOTS": "2", "METHODS": method,
                "OPTS": "DATALOADER.TRAIN_X.BATCH_SIZE 4"}  # fmt: skip
         run_protocol(Request(protocol, method, dataset, seeds, env | variables), stem, tmp_path / output)
@@ -164,7 +162,6 @@ def test_a_resumed_run_does_not_take_up_another_split(place, monkeypatch):
     argv += ["DATALOADER.TRAIN_X.BATCH_SIZE", "4"]
     train.main(argv)
     make_set(root / "data", seed=5)
-    _data.cache_clear()
     with pytest.raises(UserError, match="holds a run that read another split than what is there now"):
         train.main(argv)
 

@@ -72,6 +72,21 @@ def test_own_reader_in_a_protocol(place):
     assert [row[0] for row in table["rows"]] == ["ZeroshotCLIP", "CoOp"]
 
 
+def test_what_needs_rows_runs_on_an_own_reader(place):
+    """Its class names come from the reader; rows of them, given as a file, are read and hashed."""
+    import torch
+    from safetensors.torch import save_file
+
+    rows = {name: torch.randn(12, 16, generator=torch.Generator().manual_seed(i)) for i, name in
+            enumerate(("healthy", "ill"))}  # fmt: skip
+    save_file(rows, place / "rows.safetensors")
+    command(place, REPO / "cilmp", "run", "few_shot", "CILMP", "MyDataset", "1", PLUGIN="my_dataset.py",
+            DATA=str(place / "data"), BACKBONE="demo", SHOTS="2", EPOCHS="1", METHODS="CILMP",
+            LLM=str(place / "rows.safetensors"))  # fmt: skip
+    (path,) = place.glob("out/few_shot/MyDataset/CILMP/**/results.json")
+    assert set(json.loads(path.read_text())["reads"]) == {"split", "weights", "knowledge", "code"}
+
+
 def test_list_names_a_plugins_method(place):
     assert "MyMethod" in command(place, REPO / "train.py", "--list", "--plugin", "my_method.py")
 

@@ -10,7 +10,6 @@ from PIL import Image
 
 from cilmp.experiments.collect import records
 from cilmp.experiments.driver import run_protocol
-from cilmp.experiments.reads import _data
 from cilmp.experiments.settings import Request
 from cilmp.protocols import PROTOCOLS
 from dassl.utils.errors import UserError
@@ -51,7 +50,6 @@ def place(tmp_path, monkeypatch):
     noise_set(data, "other", ("covid", "normal", "fracture"), 2)
 
     def run(protocol, method="CoOp", **variables):
-        _data.cache_clear()
         env = {"DATA": str(data), "BACKBONE": "demo", "EPOCHS": "1", "SHOTS": "2", "METHODS": method,
                "OPTS": "DATALOADER.TRAIN_X.BATCH_SIZE 4 DATALOADER.NUM_WORKERS 0"}  # fmt: skip
         run_protocol(Request(protocol, method, "here", [1], env | variables), "table", tmp_path / "out")

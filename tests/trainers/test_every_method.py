@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from cilmp import trainers
-from cilmp.experiments.reads import reads_of
+from cilmp.experiments.reads import Reads
 from cilmp.experiments.run import run as run_spec
 from cilmp.protocols import RunSpec
 from cilmp.tests.trainers import plain_methods as plain
@@ -73,7 +73,7 @@ def results(tmp_path_factory):
         options = {"DATASET.NUM_SHOTS": 2, "OPTIM.MAX_EPOCH": 1, "TEST.NO_TEST": False, "RUN.PROTOCOL": "few_shot",
                    "INPUT.TRANSFORMS": ["random_flip", "normalize"]}  # fmt: skip
         cfg = config(folder / method, method, **options)
-        spec = RunSpec(cfg, "few_shot", "train_all", "demo").resolved(reads_of)
+        spec = RunSpec(cfg, "few_shot", "train_all", "demo").resolved(Reads())
         run_spec(spec, folder / method, quiet=True)
         content = json.loads((folder / method / "results.json").read_text())
         with np.load(folder / method / "predictions.npz") as arrays:
