@@ -36,16 +36,17 @@ def finish(protocol, specs, output, targets=(), stem="table", title="", notes=()
 
 def table_of(protocol, specs, folder, targets=(), title="", notes=()):
     wanted = [s for s in specs if not s.why_not]
-    labels = {s.first.key: (s.label, i) for i, s in reversed(list(enumerate(wanted)))}
+    labels, place = {s.first.key: s.label for s in wanted}, {}
+    for i, s in enumerate(wanted):
+        place.setdefault(s.first.key, i)
+        place.setdefault(s.key, i)
     split = wanted[0].split if wanted else "test"
     found = [r for r in records(folder, split) if r["group"] in labels]
-    order = {s.key: i for i, s in reversed(list(enumerate(wanted)))}
-    found.sort(key=lambda r: (labels[r["group"]][1], r["seed"], order.get(r["key"], len(order))))
+    found.sort(key=lambda r: (place[r["group"]], r["seed"], place.get(r["key"], len(wanted))))
     for r in found:
-        r["spec"]["label"] = labels[r["group"]][0]
+        r["spec"]["label"] = labels[r["group"]]
     there = {(r["key"], r["seed"]) for r in found}
     missing = [s for s in wanted if (s.key, s.seed) not in there]
     facts = specs[0]
     title = title or f"{protocol.name} on {facts.dataset}, {facts.backbone}"
     return tables.build(protocol, found, title, missing, [s for s in specs if s.why_not], targets, notes)
-

@@ -1,6 +1,7 @@
 """RunSpec: what one run is. Resolved once; folder, title, checks and results read it and nothing else."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from dassl.utils.io import sha256_of
@@ -68,14 +69,14 @@ class RunSpec:
         source = self.source.resolved(reads_of) if self.source else None
         return replace(self, source=source, reads=reads_of(self.config))
 
-    @property
+    @cached_property
     def settings(self):
         """{dotted key: value} of the configuration, without folders and speeds."""
         from dassl.engine.run_folder import settings
 
         return settings(self.config)
 
-    @property
+    @cached_property
     def key(self):
         """SHA-256 of all that the run is and reads, but for the seed: equal keys are repetitions of one experiment."""
         if self.reads is None:

@@ -32,6 +32,7 @@ class TrainerBase:
         self._models, self._optims, self._scheds = OrderedDict(), OrderedDict(), OrderedDict()
         self._writer = None
         self._rolling = None  # epochs of the last checkpoint that only serves a restart; told by those after it
+        self._within = {}  # while a checkpoint within an epoch is written: its batch and what it began with
         self._lr_updates = 0  # calls of update_lr(), whoever makes them
 
     def register_model(self, name="model", model=None, optim=None, sched=None):
@@ -76,7 +77,7 @@ class TrainerBase:
             "train_seconds": float(getattr(self, "train_seconds", 0.0)),
             "seconds_per_step": getattr(self, "seconds_per_step", None),
             "rng": rng_state(),
-            **getattr(self, "_within", {}),  # of an epoch that is stopped within: its batch and its order
+            **self._within,  # of an epoch that is stopped within: its batch and its order
         }
         for name in self.get_model_names():
             optim, sched = self._optims[name], self._scheds[name]

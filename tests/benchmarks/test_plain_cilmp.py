@@ -9,11 +9,7 @@ from cilmp.benchmarks.plain.cilmp import plain_cilmp
 from cilmp.benchmarks.plain.image import plain_image
 from cilmp.tests.official import cilmp as numbers
 
-
-@pytest.fixture(scope="module", params=[*numbers.CASES, "shared"])
-def official(request):
-    folder = request.getfixturevalue("shared_data") / "oracle" if request.param == "shared" else None
-    return numbers.load(request.param, folder)
+official = numbers.official
 
 
 @pytest.fixture(scope="module")

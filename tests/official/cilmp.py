@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -106,3 +107,10 @@ def model(numbers):
     clip = build(architecture_of({**state, "vocab_size": torch.tensor(0)}, "the official numbers"))
     copy_into(clip, state, "the official numbers")
     return clip.requires_grad_(False)
+
+
+@pytest.fixture(scope="module", params=[*CASES, "shared"])
+def official(request):
+    """The numbers of each case, and of the larger one of the trial data where these are."""
+    folder = request.getfixturevalue("shared_data") / "oracle" if request.param == "shared" else None
+    return load(request.param, folder)

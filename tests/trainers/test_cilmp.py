@@ -136,11 +136,7 @@ def test_unconditional_gives_every_image_the_same_text():
 
 # ---- the official numbers
 
-
-@pytest.fixture(scope="module", params=[*numbers.CASES, "shared"])
-def official(request):
-    folder = request.getfixturevalue("shared_data") / "oracle" if request.param == "shared" else None
-    return numbers.load(request.param, folder)
+official = numbers.official
 
 
 @pytest.fixture(scope="module")
