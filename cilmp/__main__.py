@@ -15,6 +15,7 @@ COMMANDS = {  # word: (module:function of the words behind it, one line)
     "train": ("cilmp.experiments.single:main", "one run: one method, one data set, one seed (CoOp's flags)"),
     "run": ("cilmp.experiments.commands:run", "a protocol for some methods, then its table: run PROTOCOL METHOD ..."),
     "compare": ("cilmp.experiments.commands:compare", "every method on one data set, one table"),
+    "study": ("cilmp.experiments.commands:study", "methods x data sets x shots x seeds: planned, run, restartable"),
     "sweep": ("cilmp.experiments.commands:sweep", "a grid of settings, chosen on val or shown on test"),
     "report": ("cilmp.experiments.commands:report", "all tables and pictures of an output folder"),
     "prepare": ("cilmp.datasets.prepare.command:main", "raw images in, a split out"),
