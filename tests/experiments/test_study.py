@@ -165,13 +165,13 @@ def test_ctrl_c_ends_the_workers_too(place):
 
 def test_a_spec_file_is_the_run(place):
     root, make = place
-    spec = [s for s in Plan(make(protocols=["base2new"]), root / "out").specs if s.source][0]
+    spec = next(s for s in Plan(make(protocols=["base2new"]), root / "out").specs if s.source)
     write_spec(spec, root / "spec.json")
     read = read_spec(root / "spec.json", Reads())
     assert read.key == spec.key and read.folder("o") == spec.folder("o") and read.source.key == spec.source.key
     assert read.config == spec.config and str(read) == str(spec)
     make_set(root / "data", seed=9)
-    with pytest.raises(UserError, match="the split has changed since .*spec.json was written"):
+    with pytest.raises(UserError, match=r"the split has changed since .*spec\.json was written"):
         read_spec(root / "spec.json", Reads())
     content = json.loads((root / "spec.json").read_text())
     content["config"]["OPTIM"]["LR"] = 0.5
@@ -203,7 +203,7 @@ def test_a_yaml_file_says_what_flags_say(place):
     (root / "mine.yaml").write_text(yaml.safe_dump(tree))
     done = command(root, root / "mine.yaml", "--dry-run")
     assert done.returncode == 0, done.stderr
-    row = [line.split() for line in done.stdout.splitlines() if line.startswith("few_shot")][0]
+    row = next(line.split() for line in done.stdout.splitlines() if line.startswith("few_shot"))
     assert row == ["few_shot", "mydata", "demo", "1", "2", "0", "2", "?"]
     assert not (root / "out").exists()  # a dry run writes nothing
     more = command(root, root / "mine.yaml", "--seeds", "1-3", "--dry-run")  # flags go before the file
