@@ -170,7 +170,7 @@ def _study(args, studies):
         raise ConfigError(f"{args.file} and --preset {args.preset}: give one of the two")
     path = studies.preset_file(args.preset) if args.preset else args.file
     tree = yaml_tree(path) if path else {}
-    grid = {**(tree.get("set") or {}), **axes(args.set)}
+    grid = [{**some, **axes(args.set)} for some in studies.grids(tree.get("set"))] if args.set else tree.get("set")
     flags = {key: getattr(args, key) for key in (*studies.LISTS, "select", "workers")}
     said = {v.lower(): os.environ[v] for v in studies.VARIABLES if os.environ.get(v)}
     tree |= {**said, **{k: v for k, v in flags.items() if v is not None}, **({"set": grid} if grid else {})}
