@@ -113,6 +113,10 @@ class PromptTrainer(TrainerX):
         iterations = self.node.get("ITERATIONS_PER_SHOT", 0) * max(self.cfg.DATASET.NUM_SHOTS, 0)
         return math.ceil(iterations / len(self.train_loader_x)) or self.cfg.OPTIM.MAX_EPOCH
 
+    def trained_on(self, classes, dataset):
+        if classes is not None:
+            self.model.trained_on(classes, dataset in (None, self.cfg.DATASET.NAME))
+
     def before_train(self):
         every = self.cfg.DATASET.ON_BAD_IMAGE == "error"  # features are kept image by image: none is left out
         if self.model.image_key and self.cfg.TRAIN.CACHE_FEATURES and every and deterministic(self.cfg):
