@@ -1,16 +1,16 @@
 """MMRL: multi-modal representation learning (Guo and Gu, CVPR 2025, 2503.08497).
 
-K tokens of a space that belongs to neither tower (eq. 7), projected into both from layer J on; there they are read
-beside the frozen tokens and written over before each layer:
+K tokens of a space that belongs to neither tower, projected into both from layer J on; there they are read beside the
+frozen tokens and written over before each layer. In the text they stand behind the start token.
 
-    R (K, d_r),   R_i^v = W_i^v R + b_i^v,   R_i^t = W_i^t R + b_i^t          i = J .. L       eq. 8, 9
-    f_c   the image feature as ever, through the frozen projection
-    f_r   mean over the K tokens as they leave the image tower, through P_r (d_v, d), learned  eq. 15
-    z_c = s f_c . w,   z_r = s f_r . w                                                w: texts
-    loss  ALPHA CE(z_c) + (1 - ALPHA) CE(z_r) + REG_WEIGHT (1 - cos(f_c, f_0) + 1 - cos(w, w_0))   eq. 17, 18
-    test  ALPHA z_c + (1 - ALPHA) z_r on the classes and the data set of the training, z_c alone elsewhere  eq. 19
+    R (K, d_r),   R_i^v = W_i^v R + b_i^v,   R_i^t = W_i^t R + b_i^t,   i = J .. L
+    f_c   (B, d), the image feature as ever, through the frozen projection
+    f_r   (B, d), mean over the K tokens as they leave the image tower, through P_r (d_v, d), learned
+    z_c = s f_c . w,   z_r = s f_r . w;   w (C, d) texts
+    loss  ALPHA CE(z_c) + (1 - ALPHA) CE(z_r) + REG_WEIGHT (1 - cos(f_c, f_0) + 1 - cos(w, w_0))
+    test  ALPHA z_c + (1 - ALPHA) z_r on the classes and the data set of the training, z_c alone elsewhere
 
-f_0, w_0: of the frozen towers. In the text the tokens stand behind the start token.
+f_0, w_0: of the frozen towers.
 
     learned: K d_r + (L - J + 1) (d_r + 1) (d_v + d_t) + d_v d
 """

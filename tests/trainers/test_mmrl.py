@@ -77,8 +77,8 @@ def test_equals_the_plain_form(family):
     assert (ours(x) - (0.7 * z_c + 0.3 * z_r)).abs().max() < 1e-3
 
 
-def test_counts_as_published():
-    """4.992 M at ViT-B/16: 5 tokens of 512 numbers, 7 layers of each tower."""
+def test_counts_at_full_size():
+    """4,992,256 at ViT-B/16: 5 tokens of 512 numbers, 7 layers of each tower."""
     assert 5 * 512 + 7 * 513 * (768 + 512) + 768 * 512 == 4_992_256
     ours = plain.learner(MMRL, **SMALL)
     assert plain.count(ours) == 3 * 24 + 3 * 25 * (32 + 48) + 48 * 24
