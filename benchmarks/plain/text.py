@@ -70,15 +70,16 @@ def plain_text(model, ids, slots=(), details=False):
     return (features, prompts) if details else features
 
 
-def plain_text_late(model, ids, levels, enters):
-    """Text features (C, d), not normalised, with late tokens: (P, d_t) put in behind the start token before block
-    `enters`, and written over before the next blocks.
+def plain_text_late(model, ids, levels, enters, at=1):
+    """Text features (C, d), not normalised, with late tokens: (P, d_t) put in before block `enters`, and written over
+    before the next blocks.
 
     Args:
         ids: (C, T) token ids, padded to the full context.
+        at: index in the ids before which they are put in.
     """
     tower = _Bert(model) if type(getattr(model, "text", model)).__name__ == "HFTextEncoder" else _Clip(model)
-    at, P = int(bool((ids[:, 0] == ids[0, 0]).all())), levels[0].shape[0]
+    P = levels[0].shape[0]
     real = torch.ones_like(ids, dtype=torch.bool) if tower.pad_id is None else ids != tower.pad_id
     x, moved = tower.enter(tower.embed(ids)), 0
     for i, block in enumerate(tower.blocks):

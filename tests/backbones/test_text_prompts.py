@@ -259,7 +259,7 @@ def test_late_tokens(family, enters, depth):
     model, ids, text = sentences(family)
     levels = [t[0, 0] for t in tokens("shared", depth)]
     fast = text.encode(text.frame(NAMES, late=M).fill(late=[t[None, None] for t in levels], enters=enters))
-    check(fast, plain_text_late(model, ids, levels, enters)[None], levels)
+    check(fast, plain_text_late(model, ids, levels, enters, int(text.starts))[None], levels)
     bare = text.encode(text.frame(NAMES).fill())
     assert (unit(fast) - unit(bare)).abs().max() > 1e-3, "the tokens must matter"
 

@@ -66,7 +66,8 @@ def test_equals_the_plain_form(family):
 
     model = plain.original(family)
     ids = plain.tokenizer(family)([f"a photo of a {n}." for n in plain.NAMES], ours.clip.context_length)
-    w = plain_text_late(model, ids, levels("to_text", 3), 1)  # 4 layers: 2 to 4
+    start = int(ours.clip.text.starts)
+    w = plain_text_late(model, ids, levels("to_text", 3), 1, start)  # 4 layers: 2 to 4
     v, ends = plain_image_late(model, x, levels("to_image", 3), 0)  # 3 layers: 1 to 3
     r = ends.mean(1) @ leaf["project"]
     z_c, z_r = plain.logits(family, v, w), plain.logits(family, r, w)
