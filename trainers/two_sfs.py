@@ -135,13 +135,13 @@ class TwoSFS(AdaptedTrainer):
             raise ConfigError(f"TRAINER.TWOSFS.ALPHA {self.node.ALPHA}: a share of the steps, from 0 to 1")
 
     @property
-    def steps(self):
+    def stages(self):
         """(steps of stage 1, of both)."""
         whole = self.max_epoch * len(self.train_loader_x)
         return int(self.node.ALPHA * whole), whole
 
     def build_scheduler(self, optimizer):
-        first, whole = self.steps
+        first, whole = self.stages
         end = self.node.END_LR / (self.cfg.OPTIM.LR or math.inf)  # a rate of 0 stays 0
 
         def factor(step):
@@ -152,6 +152,6 @@ class TwoSFS(AdaptedTrainer):
 
     def forward_backward(self, batch):
         """A tensor that a stage does not learn has no gradient in it, so the one optimiser leaves it alone."""
-        if not self.model.second and self.epoch * self.num_batches + self.batch_idx >= self.steps[0]:
+        if not self.model.second and self.epoch * self.num_batches + self.batch_idx >= self.stages[0]:
             self.model.start_second()
         return super().forward_backward(batch)

@@ -190,7 +190,7 @@ def test_a_run_takes_its_stages_and_serves_other_classes(tmp_path):
     options = AUGMENTED | {"DATASET.SUBSAMPLE_CLASSES": "base", "TRAINER.TWOSFS.ITERATIONS_PER_SHOT": 7,
                            "DATALOADER.TRAIN_X.BATCH_SIZE": 12}  # fmt: skip
     trainer, state = run(config(tmp_path / "a", "TwoSFS", **options))
-    assert trainer.max_epoch == 14 and trainer.steps == (8, 14) and state["classifier"].shape == (6, 128)
+    assert trainer.max_epoch == 14 and trainer.stages == (8, 14) and state["classifier"].shape == (6, 128)
     rates = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-3)
     schedule, seen = trainer.build_scheduler(rates), []
     for _ in range(14):
