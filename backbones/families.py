@@ -1,6 +1,6 @@
 """From open_clip's models to the parts of our towers: one function a family.
 
-Text: open_clip's TextTransformer (causal, or bidirectional as SigLIP) and BERT encoders.
+Text: open_clip's TextTransformer (causal as OpenAI's and MetaCLIP 2, or bidirectional as SigLIP) and BERT encoders.
 Vision: open_clip's ViT, timm's ViT (with class token, average or attention pooling), and whole towers without
 tokens (ResNets, ConvNeXt).
 """
@@ -30,19 +30,25 @@ def text_parts(model, tokenizer):
     return _clip_text(text, tokenizer)
 
 
+POOLED = {  # (causal, open_clip's pool_type): which token
+    (True, "argmax"): "eos", (True, "eos"): "eos", (False, "argmax"): "eos", (False, "last"): "last",
+    (False, "first"): "first",
+}  # fmt: skip
+
+
 def _clip_text(text, tokenizer):
-    """Causal (end token pooled) or bidirectional (first or last position pooled, padding kept)."""
+    """Causal or bidirectional, padding kept; the end token, the first or the last position pooled."""
     causal = getattr(text, "attn_mask", None) is not None
     pool = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", "argmax")
-    pooled = {(True, "argmax"): "eos", (False, "last"): "last", (False, "first"): "first"}.get((causal, pool))
+    pooled = POOLED.get((causal, pool))
     if pooled is None or getattr(text, "cls_emb", None) is not None or getattr(text, "use_pad_mask", False):
         raise UserError(f"text towers with {'' if causal else 'no '}causal mask and pooling {pool!r} are not supported")
-    blocks = [convert(b) for b in text.transformer.resblocks]
+    end_id = getattr(text, "text_eos_id", None) or getattr(text, "eos_id", None)
     return TextParts(
-        blocks=blocks, token_embedding=text.token_embedding,
+        blocks=[convert(b) for b in text.transformer.resblocks], token_embedding=text.token_embedding,
         position=text.positional_embedding, final_norm=text.ln_final, project=as_projection(text.text_projection),
         tokenizer=tokenizer, context_length=text.context_length, starts=tokenizer.starts, pad_id=tokenizer.pad_id,
-        ends=tokenizer.ends, causal=causal, pad_masked=False, pooled=pooled,
+        ends=tokenizer.ends, end_id=end_id if pool == "eos" else None, causal=causal, pad_masked=False, pooled=pooled,
     )  # fmt: skip
 
 
