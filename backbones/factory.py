@@ -60,13 +60,17 @@ def wrap(model, tokenizer, facts):
 
 
 def input_facts(name, weights=None):
-    """dict(size, mean, std, interpolation) of a backbone, without building it."""
+    """dict(size, mean, std, interpolation, resize_mode) of a backbone, without building it."""
     recipe = resolve(name, weights)
-    return {"size": recipe.size, "mean": recipe.mean, "std": recipe.std, "interpolation": recipe.interpolation}
+    return {"size": recipe.size, **_of_images(recipe)}
 
 
 def facts_of(recipe):
-    return {"name": recipe.name, "mean": recipe.mean, "std": recipe.std, "interpolation": recipe.interpolation}
+    return {"name": recipe.name, **_of_images(recipe)}
+
+
+def _of_images(recipe):
+    return {k: getattr(recipe, k) for k in ("mean", "std", "interpolation", "resize_mode")}
 
 
 def build(config, bert=None, seed=0):

@@ -37,6 +37,7 @@ class Recipe:
     mean: tuple = OPENAI_MEAN
     std: tuple = OPENAI_STD
     interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
     extra: dict = field(default_factory=dict)
     layout: str = "state"
     parts: tuple = ()
@@ -78,7 +79,7 @@ def _from_row(name, row, weights):
     config = _open_clip_config(row.arch) if isinstance(row.arch, str) else copy.deepcopy(row.arch)
     source = ("hub", *row.hub) if row.hub else ("tag", _table_entry(row.arch, row.tag))
     parts = row.hub[1] if row.layout == "pmc_clip" else ()
-    facts = row.bert, row.mean, row.std, row.interpolation, row.extra
+    facts = row.bert, row.mean, row.std, row.interpolation, row.resize_mode, row.extra
     return Recipe(name, config, source, *facts, layout=row.layout, parts=parts)
 
 
@@ -108,8 +109,8 @@ def _from_pair(name, model, weights):
 
 
 def _facts(entry):
-    """Those of mean, std and interpolation that a table entry or preprocessing configuration gives."""
-    facts = {k: entry[k] for k in ("mean", "std", "interpolation") if entry.get(k)}
+    """Those of mean, std, interpolation and resize_mode that a table entry or preprocessing configuration gives."""
+    facts = {k: entry[k] for k in ("mean", "std", "interpolation", "resize_mode") if entry.get(k)}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
 
 

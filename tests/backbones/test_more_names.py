@@ -2,22 +2,28 @@
 
 import json
 
+import numpy as np
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
 
 from cilmp import backbones
 from cilmp.backbones import hub
 from cilmp.backbones.factory import build, tokenizer_of
 from cilmp.backbones.recipes import resolve
-from cilmp.backbones.registry import BIOMED_BERT, OPENAI_MEAN, OPENAI_STD
+from cilmp.backbones.registry import BIOMED_BERT, OPENAI_MEAN, OPENAI_STD, ROWS
 from cilmp.benchmarks.plain.image import plain_image
 from cilmp.benchmarks.plain.text import Slot, plain_text
 from cilmp.tests.backbones.small_models import MORE, images, original, small, tokenizer
+from dassl.config import get_cfg_default
+from dassl.data.transforms import build_transform
 from dassl.utils.errors import UserError
 
-CLIP = (OPENAI_MEAN, OPENAI_STD, "bicubic")
-HALF = ((0.5,) * 3, (0.5,) * 3, "bicubic")
+CLIP = (OPENAI_MEAN, OPENAI_STD, "bicubic", "shortest")
+HALF = ((0.5,) * 3, (0.5,) * 3, "bicubic", "squash")
 # name: (context, words, vision width, layers, patch, quick GELU, vocabulary, normalisation)
 FACTS = {
     "QuiltNet-B-32": (77, 49408, 768, 12, 32, False, None, CLIP),
@@ -39,7 +45,43 @@ def test_facts_of_the_published_configurations(name):
     assert text["context_length"] == context and text.get("vocab_size") == words
     assert [vision.get(k) for k in ("width", "layers", "patch_size")] == [width, layers, patch]
     assert recipe.config.get("quick_gelu", False) is quick and text.get("hf_tokenizer_name") == vocabulary
-    assert (recipe.mean, recipe.std, recipe.interpolation) == normalisation and recipe.size == 224
+    assert (recipe.mean, recipe.std, recipe.interpolation, recipe.resize_mode) == normalisation and recipe.size == 224
+
+
+PAIRS = ("ViT-B-16-SigLIP::webli", "ViT-B-16-SigLIP2::webli", "ViT-L-14-CLIPA::datacomp1b", "ViT-B-32::openai",
+         "ViT-B-16::dfn2b", "ViT-H-14-worldwide-quickgelu::metaclip2_worldwide", "MobileCLIP2-S0::dfndr2b")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["SigLIP", "SigLIP2", "MetaCLIP2", "ViT-B/16", *PAIRS])
+@pytest.mark.parametrize("shape", [(60, 31), (31, 60)], ids=["wide", "high"])
+def test_images_are_tested_as_open_clip_prepares_them(name, shape):
+    """The whole picture squeezed into the square where the weights were trained so (SigLIP, CLIPA), else its middle."""
+    recipe = resolve(name, None)
+    model, tag = name.split("::") if "::" in name else (ROWS[name].arch, ROWS[name].tag)
+    facts = open_clip.get_pretrained_cfg(model, tag)
+    asked = {k: facts[k] for k in ("mean", "std", "interpolation", "resize_mode")}
+    theirs = image_transform_v2(PreprocessCfg(size=recipe.size, **asked), is_train=False)
+    cfg, facts = get_cfg_default(), backbones.input_facts(name)
+    cfg.INPUT.SIZE = (facts["size"],) * 2
+    cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = list(facts["mean"]), list(facts["std"])
+    cfg.INPUT.INTERPOLATION, cfg.INPUT.RESIZE_MODE = facts["interpolation"], facts["resize_mode"]
+    noise = np.random.default_rng(0).integers(0, 255, (*reversed(shape), 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    torch.testing.assert_close(build_transform(cfg, is_train=False)(picture), theirs(picture), atol=1e-6, rtol=0)
+
+
+def test_a_resize_that_is_none_is_one_line(tmp_path):
+    cfg = get_cfg_default()
+    cfg.INPUT.RESIZE_MODE = "squish"
+    with pytest.raises(UserError, match=r"INPUT.RESIZE_MODE 'squish' - did you mean 'squash'"):
+        build_transform(cfg, is_train=False)
+    facts = {"resize_mode": "longest"}
+    (tmp_path / "x.json").write_text(json.dumps({"model_cfg": SMALL, "preprocess_cfg": facts}))
+    torch.save(build(SMALL, seed=1).state_dict(), tmp_path / "x.pt")
+    assert backbones.input_facts(str(tmp_path / "x.pt"))["resize_mode"] == "longest"
+    cfg.INPUT.RESIZE_MODE = "longest"
+    with pytest.raises(UserError, match=r"RESIZE_MODE 'longest'.*Known: shortest, squash"):
+        build_transform(cfg, is_train=False)
 
 
 def unit_gap(a, b):
