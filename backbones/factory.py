@@ -83,8 +83,6 @@ def build(config, bert=None, seed=0):
     from open_clip.model import CLIP, CustomTextCLIP
 
     config = copy.deepcopy(config)
-    if "multimodal_cfg" in config:
-        raise UserError("CoCa models are not supported")
     text, vision = config["text_cfg"], config["vision_cfg"]
     custom = config.pop("custom_text", False) or "hf_model_name" in text
     if "timm_model_name" in vision:
@@ -95,7 +93,11 @@ def build(config, bert=None, seed=0):
             text["hf_model_pretrained"] = False
             if bert is not None:
                 text["hf_model_name"] = _write_bert(bert, folder)
-        model = (CustomTextCLIP if custom else CLIP)(**config)
+        try:
+            model = (CustomTextCLIP if custom else CLIP)(**config)
+        except OSError as error:  # of transformers, which fetches what a text tower looks like
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"the text tower {text.get('hf_model_name')} is not known here: {reason}") from None
     if "hf_model_name" in text:  # open_clip would say 512, the size of BERT's table
         model.context_length = text.get("context_length", 77)
     return model.eval()

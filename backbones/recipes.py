@@ -16,6 +16,7 @@ from dassl.utils.io import read_json
 from . import hub
 from .checkpoints import architecture_of, read_state
 from .registry import OPEN_CLIP_FILES, OPENAI_MEAN, OPENAI_STD, ROWS
+from .supported import check_supported
 
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
@@ -53,6 +54,7 @@ def resolve(name, weights=None):
 
     Raises:
         UnknownName: with the nearest known name.
+        UserError: an architecture that is not supported.
     """
     name, weights = str(name).strip(), str(weights).strip() if weights else None
     if name in ROWS:
@@ -65,6 +67,7 @@ def resolve(name, weights=None):
         recipe = _from_file(Path(name).expanduser())
     else:
         recipe = _from_open_clip(name, weights)
+    check_supported(recipe.name, recipe.config)
     return _with_weights(recipe, weights)
 
 
