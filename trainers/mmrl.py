@@ -34,8 +34,7 @@ class MMRLLearner(Learner):
 
     def __init__(self, node, clip, classnames, context=None):
         super().__init__(node, clip, classnames, context)
-        if clip.vision_width is None:
-            raise ConfigError(f"{clip.name} is a ResNet: MMRL puts tokens into both towers and needs a ViT")
+        self.needs_blocks()
         texts = [node.TEMPLATE.format(n) for n in self.names]
         self.frame = clip.text.frame(texts, labels=self.classnames, late=node.N_REP_TOKENS)
         self.text_layers = self._layers(clip.text_layers, "text")

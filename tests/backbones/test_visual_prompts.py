@@ -158,5 +158,5 @@ def test_late_prompts_and_what_they_end_as(family, enters, depth):
 def test_late_prompts_need_blocks_to_enter():
     with pytest.raises(UserError, match="prompts for 4 layers, the image tower has 3"):
         small("openai").image.encode_late(images("openai"), prompts(2), 2)
-    with pytest.raises(UserError, match="a ResNet"):
+    with pytest.raises(UserError, match="type ResNet"):
         small("resnet").image.encode_late(images("resnet"), prompts(1), 0)

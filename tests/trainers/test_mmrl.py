@@ -89,7 +89,7 @@ def test_counts_at_full_size():
 def test_layers_that_are_not_there(layers):
     with pytest.raises(ConfigError, match="consecutive numbers from 1 to"):
         plain.learner(MMRL, **SMALL, REP_LAYERS=layers)
-    with pytest.raises(ConfigError, match="needs a ViT"):
+    with pytest.raises(ConfigError, match="MMRL reaches into the blocks of a plain ViT"):
         plain.learner(MMRL, "resnet")
 
 

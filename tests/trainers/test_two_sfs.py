@@ -178,7 +178,7 @@ def test_options_are_checked(tmp_path):
         plain.learner(TwoSFS, NORMS="some")
     with pytest.raises(ConfigError, match="are 0 to 3"):
         plain.learner(TwoSFS, LAYERS=(9,))
-    with pytest.raises(ConfigError, match="is a ResNet"):
+    with pytest.raises(ConfigError, match="ENCODER text, or use another backbone"):
         plain.learner(TwoSFS, "resnet")
     with pytest.raises(ConfigError, match=r"ALPHA 1\.5: a share"):
         build_trainer(config(tmp_path, "TwoSFS", **{"TRAINER.TWOSFS.ALPHA": 1.5}))
