@@ -92,7 +92,7 @@ class PromptTrainer(TrainerX):
         in_towers(self.clip, self.precision)  # now: texts that are encoded once were just encoded in float32
         self.scaler, self.max_epoch = None, self._length()
         if cfg.OPTIM.BUDGET:
-            self._take_budget(*cfg.OPTIM.BUDGET)
+            self._take_budget(cfg.OPTIM.BUDGET)
         trainables = self.model.named_trainables()
         if not self.model.checkpoint_tensors():
             self.optim = self.sched = None
@@ -123,8 +123,11 @@ class PromptTrainer(TrainerX):
         iterations = self.node.get("ITERATIONS_PER_SHOT", 0) * max(self.cfg.DATASET.NUM_SHOTS, 0)
         return math.ceil(iterations / len(self.train_loader_x)) or self.cfg.OPTIM.MAX_EPOCH
 
-    def _take_budget(self, epochs, batch_size):
-        """Train the steps of so many epochs of such batches; the last epoch of one's own batches is cut."""
+    def _take_budget(self, budget):
+        """Train the steps of (epochs, batch size); the last epoch of one's own batches is cut."""
+        if len(budget) != 2 or not all(isinstance(n, int) and n > 0 for n in budget):
+            raise ConfigError(f"OPTIM.BUDGET {tuple(budget)}: give (epochs, batch size), whole numbers above 0")
+        epochs, batch_size = budget
         self.max_steps = epochs * max(len(self.dm.dataset.train_x) // batch_size, 1)
         self.max_epoch = math.ceil(self.max_steps / len(self.train_loader_x))
 
