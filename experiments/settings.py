@@ -213,8 +213,8 @@ class Request:
     @staticmethod
     def _hparams(word):
         if word == "common":
-            raise ConfigError("HPARAMS=common is no more (one optimiser does not suit all methods): choose matched, every "
-                              "method with its own and CoOp's number of steps")  # fmt: skip
+            raise ConfigError("HPARAMS=common is no more (one optimiser does not suit all methods): choose matched, each "
+                              "method's own and CoOp's number of steps")  # fmt: skip
         if word not in ("", "official", "matched"):
             raise ConfigError(f"HPARAMS={word}: choose official or matched")
         return word

@@ -191,8 +191,8 @@ def _notes(protocol, records, rows, missing, not_run, targets):
         notes.append("*: tuned by its authors for this very data set.")
     notes += _left_out(records)
     fitted = " (fitted: no optimiser)" if any("fitted" in row["steps"] for row in rows) else ""
-    notes.append(f"steps: of the optimiser{fitted}; learned: trained numbers; s/step and peak MiB (of the whole process): "
-                 "medians over seeds, training.")  # fmt: skip
+    notes.append(f"steps: of the optimiser{fitted}; learned: trained numbers; s/step and peak MiB (of the whole "
+                 "process): medians over seeds, training.")  # fmt: skip
     notes += sorted({f"{s.method}: not run here - {s.why_not}." for s in not_run})
     per_row = {frozenset(seeds) for row in rows for part in row["parts"].values() for seeds in part.values()}
     if len(per_row) > 1:

@@ -19,7 +19,8 @@ def record(method, seed, part, accuracy, split="s", note="", shots=16, label="",
     spec = {
         "protocol": "base2new", "part": part, "method": method, "dataset": more.pop("dataset", "d"), "shots": shots,
         "seed": seed, "subset": subset, "split": "test", "backbone": more.pop("backbone", "ViT-B/16"), "weights": "",
-        "llm": "", "file": "vit_b16", "label": label, "hparams": more.pop("hparams", "official"), "settings": settings or {"SEED": seed},
+        "llm": "", "file": "vit_b16", "label": label, "settings": settings or {"SEED": seed},
+        "hparams": more.pop("hparams", "official"),
         "source": {"dataset": "d", "shots": shots} if tested else None,
     }  # fmt: skip
     return {
@@ -27,7 +28,8 @@ def record(method, seed, part, accuracy, split="s", note="", shots=16, label="",
         "subset": subset, "shots": shots, "dataset": spec["dataset"], "split": "test", "n": 10,
         "metrics": {"accuracy": accuracy, "macro_f1": None if accuracy is None else accuracy / 2},
         "split_sha256": f"{split}-{seed}-{subset}", "test_sha256": f"t-{subset}", "source_note": note, "llm": None,
-        "cost": {"steps": more.pop("steps", 240), "trainable_parameters": 5, "seconds_per_step": 0.1, "peak_memory_mib": 1.0}, **more,
+        "cost": {"steps": more.pop("steps", 240), "trainable_parameters": 5, "seconds_per_step": 0.1,
+                 "peak_memory_mib": 1.0}, **more,
     }  # fmt: skip
 
 
