@@ -213,7 +213,7 @@ class Request:
     @staticmethod
     def _hparams(word):
         if word == "common":
-            raise ConfigError("HPARAMS=common is no more (one optimiser does not suit all methods): choose matched, each "
+            raise ConfigError("HPARAMS=common is no more (one optimiser suits not all methods): choose matched, each "
                               "method's own and CoOp's number of steps")  # fmt: skip
         if word not in ("", "official", "matched"):
             raise ConfigError(f"HPARAMS={word}: choose official or matched")
