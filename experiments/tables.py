@@ -99,6 +99,8 @@ def tell_apart(rows):
             continue
         keys = sorted({k for r in alike for k in r["settings"]})
         differ = [k for k in keys if k != "SEED" and len({str(r["settings"].get(k)) for r in alike}) > 1]
+        if "RUN.HPARAMS" in differ:  # says what the budget comes from
+            differ = [k for k in differ if k != "OPTIM.BUDGET"]
         known = all("hash" not in r["settings"] for r in alike) and 0 < len(differ) <= 4
         for row in alike:
             words = ", ".join(f"{k.split('.')[-1]}={row['settings'].get(k)}" for k in differ)
