@@ -186,7 +186,7 @@ def test_rows_of_one_method_are_told_apart_by_what_differs():
     found = [record("A", 1, "train_all", 50, settings={"OPTIM.LR": lr, "SEED": 1}) for lr in (0.1, 0.2)]
     assert [r[0] for r in build(found, "full")["rows"]] == ["A (LR=0.1)", "A (LR=0.2)"]
     lengths = {"matched": [50, 32], "official": []}
-    found = [record("A", 1, "train_all", 50, settings={"OPTIM.BUDGET": b, "RUN.HPARAMS": h}) for h, b in lengths.items()]
+    found = [record("A", 1, "train_all", 5, settings={"OPTIM.BUDGET": b, "RUN.HPARAMS": h}) for h, b in lengths.items()]
     assert [r[0] for r in build(found, "full")["rows"]] == ["A (HPARAMS=matched)", "A (HPARAMS=official)"]
     same = [record("A", 1, "train_all", 50, group=g, split=g) for g in ("g1", "g2")]
     same[1]["seed"] = 2
