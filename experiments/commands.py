@@ -12,7 +12,7 @@ FLAGS = {  # variable: (flag's metavar, help); the flag wins over the variable
     "LLM": ("NAME", "hub id, folder, GGUF file, smollm2-135m"),
     "EPOCHS": ("N", "length of training"),
     "CFG": ("NAME", "a file of configs/trainers/<Method>/, or a path ending in .yaml"),
-    "HPARAMS": ("KIND", "official or common"),
+    "HPARAMS": ("KIND", "official or matched (CoOp's number of steps for all)"),
     "TARGETS": ("'SET ...'", "data sets to test on, for protocols that need them"),
     "THREADS": ("N", "CPU threads of each run"),
     "PLUGIN": ("FILE", "FILE.py or module with your own trainer or reader"),

@@ -149,14 +149,13 @@ def test_what_the_variables_mean():
         ("CoOp", "cross_dataset", "ViT-B/16", 16, ["cross_dataset"], "official"),
         ("CILMP", "full", "BiomedCLIP", -1, ["vit_b16"], "official"),
         ("CoOp", "base2new", "demo", 16, ["demo", "demo"], "demo"),
-        ("SomebodysOwn", "base2new", "ViT-B/16", 16, ["common"], "common"),
+        ("MaPLe", "few_shot", "ViT-B/16", 1, ["few_shot"], "official"),
+        ("SomebodysOwn", "base2new", "ViT-B/16", 16, ["default"], "default"),
     ],
 )
 def test_files_of_a_method(method, protocol, backbone, shots, files, kind):
-    paths, _, hparams = method_files(method, protocol, backbone, "official", shots=shots)
+    paths, _, hparams = method_files(method, protocol, backbone, shots=shots)
     assert [p.stem for p in paths] == files and hparams == kind
-    paths, name, hparams = method_files(method, protocol, backbone, "common", shots=shots)
-    assert [p.stem for p in paths] == ["common"] and (name, hparams) == ("common", "common")
 
 
 def test_tuned_values_are_read_for_their_data_set_and_protocol_alone():
@@ -164,8 +163,8 @@ def test_tuned_values_are_read_for_their_data_set_and_protocol_alone():
     for dataset, protocol, wanted in (("BUSI", "few_shot", 10.0), ("BUSI", "base2new", 8.0), ("ISIC", "few_shot", 8.0)):
         cfg = Request(protocol, "KgCoOp", dataset, [1], {}).spec(base, "KgCoOp", 16, 1).config
         assert wanted == cfg.TRAINER.KGCOOP.W and (wanted == 10.0) == cfg.RUN.TUNED
-    common = Request("few_shot", "KgCoOp", "BUSI", [1], {"HPARAMS": "common"}).spec(base, "KgCoOp", 16, 1).config
-    assert common.TRAINER.KGCOOP.W == 8.0 and not common.RUN.TUNED
+    matched = Request("few_shot", "KgCoOp", "BUSI", [1], {"HPARAMS": "matched"}).spec(base, "KgCoOp", 16, 1).config
+    assert matched.TRAINER.KGCOOP.W == 10.0 and matched.RUN.TUNED
 
 
 def test_every_tuned_value_names_a_data_set_and_a_key():
