@@ -15,7 +15,7 @@ from .families import image_parts, text_parts
 from .model import PromptableCLIP
 from .recipes import resolve
 from .registry import BIOMED_BERT
-from .tokens import SPECIAL, clip_bpe, local_tokenizer, stand_in, transformers_tokenizer
+from .tokens import SPECIAL, clip_bpe, kind_of, local_tokenizer, stand_in, transformers_tokenizer
 
 log = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": torch.float32}
@@ -60,13 +60,17 @@ def wrap(model, tokenizer, facts):
 
 
 def input_facts(name, weights=None):
-    """dict(size, mean, std, interpolation) of a backbone, without building it."""
+    """dict(size, mean, std, interpolation, resize_mode) of a backbone, without building it."""
     recipe = resolve(name, weights)
-    return {"size": recipe.size, "mean": recipe.mean, "std": recipe.std, "interpolation": recipe.interpolation}
+    return {"size": recipe.size, **_of_images(recipe)}
 
 
 def facts_of(recipe):
-    return {"name": recipe.name, "mean": recipe.mean, "std": recipe.std, "interpolation": recipe.interpolation}
+    return {"name": recipe.name, **_of_images(recipe)}
+
+
+def _of_images(recipe):
+    return {k: getattr(recipe, k) for k in ("mean", "std", "interpolation", "resize_mode")}
 
 
 def build(config, bert=None, seed=0):
@@ -79,8 +83,6 @@ def build(config, bert=None, seed=0):
     from open_clip.model import CLIP, CustomTextCLIP
 
     config = copy.deepcopy(config)
-    if "multimodal_cfg" in config:
-        raise UserError("CoCa models are not supported")
     text, vision = config["text_cfg"], config["vision_cfg"]
     custom = config.pop("custom_text", False) or "hf_model_name" in text
     if "timm_model_name" in vision:
@@ -91,7 +93,11 @@ def build(config, bert=None, seed=0):
             text["hf_model_pretrained"] = False
             if bert is not None:
                 text["hf_model_name"] = _write_bert(bert, folder)
-        model = (CustomTextCLIP if custom else CLIP)(**config)
+        try:
+            model = (CustomTextCLIP if custom else CLIP)(**config)
+        except OSError as error:  # of transformers, which fetches what a text tower looks like
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"the text tower {text.get('hf_model_name')} is not known here: {reason}") from None
     if "hf_model_name" in text:  # open_clip would say 512, the size of BERT's table
         model.context_length = text.get("context_length", 77)
     return model.eval()
@@ -151,8 +157,7 @@ def tokenizer_of(recipe):
         return clip_bpe()
     if recipe.source[0] == "random":
         log.warning("%s: random weights, so a stand-in tokenizer (its ids are no published vocabulary's)", recipe.name)
-        kind = "bert" if "hf_model_name" in text else "siglip"
-        return stand_in(kind, (recipe.bert or {}).get("vocab_size") or text.get("vocab_size", 30522))
+        return stand_in(kind_of(text), (recipe.bert or {}).get("vocab_size") or text.get("vocab_size", 30522))
     kwargs = text.get("tokenizer_kwargs") or {}
     if recipe.source[0] == "file":
         beside = Path(recipe.source[1])

@@ -7,7 +7,7 @@
 
 import copy
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dassl.utils.errors import ConfigError, MissingFile, UserError, unknown_name
@@ -15,7 +15,8 @@ from dassl.utils.io import read_json
 
 from . import hub
 from .checkpoints import architecture_of, read_state
-from .registry import OPENAI_MEAN, OPENAI_STD, ROWS
+from .registry import OPEN_CLIP_FILES, OPENAI_MEAN, OPENAI_STD, ROWS
+from .supported import check_supported
 
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
@@ -37,6 +38,7 @@ class Recipe:
     mean: tuple = OPENAI_MEAN
     std: tuple = OPENAI_STD
     interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
     extra: dict = field(default_factory=dict)
     layout: str = "state"
     parts: tuple = ()
@@ -52,28 +54,35 @@ def resolve(name, weights=None):
 
     Raises:
         UnknownName: with the nearest known name.
+        UserError: an architecture that is not supported.
     """
     name, weights = str(name).strip(), str(weights).strip() if weights else None
     if name in ROWS:
-        recipe = _from_row(name, ROWS[name])
+        recipe = _from_row(name, ROWS[name], weights)
     elif "::" in name:
         recipe = _from_pair(name, *name.split("::", 1))
     elif name.startswith("hf-hub:"):
-        recipe = _from_hub(name, weights)
+        recipe = _from_hub(name)
     elif Path(name).suffix in SUFFIXES:
         recipe = _from_file(Path(name).expanduser())
     else:
         recipe = _from_open_clip(name, weights)
+    check_supported(recipe.name, recipe.config)
     return _with_weights(recipe, weights)
 
 
-def _from_row(name, row):
+def _from_row(name, row, weights):
     if row.folder:
         return _from_folder(name, Path(__file__).parent / row.folder)
+    if row.own_config and not _is_random(weights):
+        if not weights:
+            return replace(_from_hub(f"hf-hub:{row.hub[0]}"), name=name)
+        recipe = _from_file(Path(weights).expanduser())
+        return replace(recipe, name=f"{name}-{recipe.name}")
     config = _open_clip_config(row.arch) if isinstance(row.arch, str) else copy.deepcopy(row.arch)
     source = ("hub", *row.hub) if row.hub else ("tag", _table_entry(row.arch, row.tag))
     parts = row.hub[1] if row.layout == "pmc_clip" else ()
-    facts = row.bert, row.mean, row.std, row.interpolation, row.extra
+    facts = row.bert, row.mean, row.std, row.interpolation, row.resize_mode, row.extra
     return Recipe(name, config, source, *facts, layout=row.layout, parts=parts)
 
 
@@ -103,8 +112,8 @@ def _from_pair(name, model, weights):
 
 
 def _facts(entry):
-    """Those of mean, std and interpolation that a table entry or preprocessing configuration gives."""
-    facts = {k: entry[k] for k in ("mean", "std", "interpolation") if entry.get(k)}
+    """Those of mean, std, interpolation and resize_mode that a table entry or preprocessing configuration gives."""
+    facts = {k: entry[k] for k in ("mean", "std", "interpolation", "resize_mode") if entry.get(k)}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
 
 
@@ -122,11 +131,10 @@ def _from_open_clip(name, weights):
     return _from_pair(f"{name}::{weights}", name, weights)
 
 
-def _from_hub(name, weights):
+def _from_hub(name):
     repository = name.removeprefix("hf-hub:")
     (path,) = hub.hub_files(name, repository, ("open_clip_config.json",))
-    files = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    return _from_json(name, json.loads(Path(path).read_text(encoding="utf-8")), ("hub", repository, files))
+    return _from_json(name, json.loads(Path(path).read_text(encoding="utf-8")), ("hub", repository, OPEN_CLIP_FILES))
 
 
 def _from_json(name, content, source):
@@ -154,8 +162,12 @@ def _with_weights(recipe, weights):
     return recipe
 
 
+def _is_random(weights):
+    return bool(weights) and (weights == "random" or weights.startswith("random:"))
+
+
 def _source(weights):
-    if weights == "random" or weights.startswith("random:"):
+    if _is_random(weights):
         seed = weights.partition(":")[2] or "0"
         if not seed.isdigit():
             raise ConfigError(f"weights {weights!r}: the seed must be a whole number, as in random:1")
