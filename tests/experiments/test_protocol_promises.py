@@ -96,14 +96,14 @@ def test_across_data_sets_report_and_sweep(tmp_path, cache, shared_data, capsys)
     text = next((tmp_path / "grid" / "few_shot" / "covid-xray").glob("sweep-*.md")).read_text()
     assert "LR=0.01 N_CTX=2" in text and "LR=0.02 N_CTX=2" in text
     assert "source-confounded, not a clinical result" in text and sweep.WARNING in text
-    assert report.main(tmp_path / "grid") == 0 and report.main(tmp_path) == 0
+    assert report.main([tmp_path / "grid"]) == 0 and report.main([tmp_path]) == 0
     made = {p.name for p in (tmp_path / "grid" / "report").iterdir()}
     assert {"report.md", "few-shot-covid-xray-demo.tex", "few-shot-covid-xray-demo.png"} <= made
     text = (tmp_path / "grid" / "report" / "report.md").read_text()
     assert "LR=0.01 N_CTX=2" in text and "LR=0.02 N_CTX=2" in text  # two settings of one method: told apart
     assert "cross_dataset on blood_cells" in (tmp_path / "report" / "report.md").read_text()
     with pytest.raises(MissingFile, match="no finished runs"):
-        report.main(tmp_path / "nothing")
+        report.main([tmp_path / "nothing"])
 
 
 def test_grid_in_order_and_its_mistakes():
