@@ -72,6 +72,7 @@ def rows_of(records, metrics):
         row = rows.setdefault(r["group"], {
             "method": spec["method"], "label": spec["label"] or spec["method"], "shots": spec["shots"],
             "configuration": f"{spec['file']}-{r['group'][:8]}", "settings": spec["settings"], "parts": {},
+            "group": r["group"],
             "trainable_parameters": r["cost"]["trainable_parameters"], "hparams": spec["hparams"],
             "tuned": r.get("tuned", False), "precision": r.get("precision"), "dropout_mode": r.get("dropout_mode"),
             "steps": [], "seconds_per_step": [], "peak_memory_mib": [],
