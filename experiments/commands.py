@@ -2,6 +2,9 @@
 
 import argparse
 import os
+from pathlib import Path
+
+from dassl.utils.errors import ConfigError
 
 FLAGS = {  # variable: (flag's metavar, help); the flag wins over the variable
     "DATA": ("DIR", "folder of data sets"),
@@ -12,7 +15,7 @@ FLAGS = {  # variable: (flag's metavar, help); the flag wins over the variable
     "LLM": ("NAME", "hub id, folder, GGUF file, smollm2-135m"),
     "EPOCHS": ("N", "length of training"),
     "CFG": ("NAME", "a file of configs/trainers/<Method>/, or a path ending in .yaml"),
-    "HPARAMS": ("KIND", "official or common"),
+    "HPARAMS": ("KIND", "official or matched (CoOp's number of steps for all)"),
     "TARGETS": ("'SET ...'", "data sets to test on, for protocols that need them"),
     "THREADS": ("N", "CPU threads of each run"),
     "PLUGIN": ("FILE", "FILE.py or module with your own trainer or reader"),
@@ -114,14 +117,93 @@ def sweep(argv):
     return main(output_root(), method, args.dataset, seeds, args.grid, args.protocol, args.select)
 
 
+def study(argv):
+    """cilmp study [FILE] [--methods ...]"""
+    from .study import LISTS
+
+    p = _parser("study", "Methods x data sets x protocols x shots x seeds: the plan with what is done, then what is "
+                "missing, then the tables. The same command goes on where it was.\n\n"
+                "    cilmp study --methods ZeroshotCLIP CoOp CILMP --datasets BUSI CHMNIST --shots 1 4 16 --seeds 1-5\n"
+                "    cilmp study my_study.yaml --workers 2        the same words as keys of a yaml file")  # fmt: skip
+    p.add_argument("file", nargs="?", default="", metavar="FILE", help="a study.yaml; flags go before what it says")
+    for name in LISTS:
+        p.add_argument(f"--{name}", nargs="+", metavar="WORD", help=AXES[name])
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE[,VALUE ...]",
+                   help="a further axis: any key of the configuration; may be repeated")
+    p.add_argument("--preset", default="", help="a study that comes with the toolbox")
+    p.add_argument("--select", choices=("val", "test"), help="val: a method's best setting on val, tested once")
+    p.add_argument("--workers", type=int, help="runs at a time (default 1)")
+    p.add_argument("--dry-run", action="store_true", help="show the plan and what is not ready, run nothing")
+    p.add_argument("--worker", metavar="OUTPUT", help=argparse.SUPPRESS)
+    _add_flags(p, without=("SHOTS", "BACKBONE", "LLM", "TARGETS"))
+    args = p.parse_args(argv)
+    if args.worker:
+        from .workers import serve
+
+        return serve(args.worker)
+    _set(args)
+    from dassl.utils.paths import output_root
+
+    from . import study as studies
+
+    asked = _study(args, studies)
+    if not args.dry_run:
+        studies.save(asked, output_root())
+    return studies.run_study(asked, output_root(), args.dry_run)
+
+
+AXES = {
+    "methods": "names, any case; default: all", "datasets": "default: the demo", "protocols": "default: few_shot",
+    "shots": "labelled images a class; default: the protocol's", "seeds": "1 2 3, or 1-5; default: 1 2 3",
+    "backbones": "default: ViT-B/16, of the demo: demo", "llms": "for methods that read one",
+    "targets": "data sets to test on, for protocols that need them",
+}  # fmt: skip
+
+
+def _study(args, studies):
+    """The Study of the flags; where they say nothing, of the file, then of the environment."""
+    from dassl.config import yaml_tree
+
+    from .sweep import axes
+
+    if args.file and args.preset:
+        raise ConfigError(f"{args.file} and --preset {args.preset}: give one of the two")
+    path = studies.preset_file(args.preset) if args.preset else args.file
+    tree = yaml_tree(path) if path else {}
+    grid = {**(tree.get("set") or {}), **axes(args.set)}
+    flags = {key: getattr(args, key) for key in (*studies.LISTS, "select", "workers")}
+    said = {v.lower(): os.environ[v] for v in studies.VARIABLES if os.environ.get(v)}
+    tree |= {**said, **{k: v for k, v in flags.items() if v is not None}, **({"set": grid} if grid else {})}
+    asked = studies.study_of(tree, path or "the command line", Path(path).stem if path else "")
+    plugins = said.get("plugin", "")
+    asked.methods = [m if m == "all" else _spelled(m, plugins) for m in asked.methods]
+    asked.protocols = asked.protocols or ["few_shot"]
+    asked.name = asked.name or studies.name_of(asked)
+    return asked
+
+
 def report(argv):
-    """cilmp report [OUTPUT]"""
-    p = _parser("report", "All tables and pictures of an output folder, from its results, into OUTPUT/report/.")
-    p.add_argument("output", nargs="?", default=None, help="default: $OUTPUT, else output/")
+    """cilmp report [OUTPUT|ARCHIVE ...]"""
+    p = _parser("report", "All tables and pictures of output folders and archives, from the results in them.")
+    p.add_argument("sources", nargs="*", metavar="OUTPUT|ARCHIVE", help="default: $OUTPUT, else output/")
+    p.add_argument("--to", default="", metavar="DIR", help="default: report/ in the first folder, beside an archive")
     args = p.parse_args(argv)
     from .report import main
 
-    return main(args.output)
+    return main(args.sources, args.to)
+
+
+def archive(argv):
+    """cilmp archive OUTPUT FILE"""
+    p = _parser("archive", "Specs, results, predictions and few-shot lists of an output folder as one zip file, which "
+                "`cilmp report` reads. No images, no weights.")  # fmt: skip
+    p.add_argument("output", metavar="OUTPUT")
+    p.add_argument("file", metavar="FILE")
+    args = p.parse_args(argv)
+    from .archive import pack
+
+    print(f"{pack(args.output, args.file)} runs. Written: {Path(args.file).absolute()}")
+    return 0
 
 
 def listing(argv):

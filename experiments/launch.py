@@ -4,6 +4,7 @@ import datetime
 import shutil
 import time
 import traceback
+from typing import NamedTuple
 
 from dassl.utils.errors import UserError, unwritable
 from dassl.utils.io import read_json_object, sha256_file, write_text
@@ -24,93 +25,128 @@ def resolved(specs):
 
 def at_the_door(specs):
     """Find out before the first run, not after the last: data sets, backbone, LLM rows and sentences."""
+    for error, _ in problems(specs):
+        raise error
+
+
+def problems(specs, make=True):
+    """Yield (UserError, the specs it stops) for data sets, backbones, LLM rows and sentences that are not to be had.
+
+    Args:
+        make: make missing rows and sentences, saying so; False: they are no problem, as a run would make them.
+    """
     from cilmp import backbones, datasets, trainers
 
-    wanted = [s for s in specs if not s.why_not]
-    for name, root in dict.fromkeys((s.dataset, s.root) for s in wanted):
-        if is_ours(name) and name not in datasets.locate.FOLDER_SETS:
-            datasets.locate.load_split(name, root)
-    ours = {s.method: s for s in wanted if s.method in trainers.methods()}
-    for spec in list(ours.values())[:1]:
-        backbones.load(spec.backbone, weights=spec.weights or None)
-    asked = {(s.method, s.dataset): s for s in wanted if s.method in ours and trainers.methods()[s.method].needs_llm}
-    for spec in asked.values():
-        Knowledge(trainers.methods()[spec.method], spec.config).ensure()
+    wanted, ours = [s for s in specs if not s.why_not], trainers.methods()
+    own_data = [s for s in wanted if is_ours(s.dataset) and s.dataset not in datasets.locate.FOLDER_SETS]
+    split = lambda s: datasets.locate.load_split(s.dataset, s.root)  # noqa: E731
+    yield from _stopped(own_data, lambda s: (s.dataset, s.root), split)
+    towers = [s for s in wanted if s.method in ours]
+    load = lambda s: backbones.load(s.backbone, weights=s.weights or None)  # noqa: E731
+    yield from _stopped(towers, lambda s: (s.backbone, s.weights), load)
+    if make:
+        asked = [s for s in towers if ours[s.method].needs_llm]
+        ensure = lambda s: Knowledge(ours[s.method], s.config).ensure()  # noqa: E731
+        node = lambda s: str(s.config.TRAINER[ours[s.method].node_name()])  # noqa: E731
+        yield from _stopped(asked, lambda s: (s.method, s.dataset, s.llm, node(s)), ensure)
+
+
+def _stopped(specs, key, check):
+    """Yield (UserError, specs of that key) where the check of the first of them raises it."""
+    alike = {}
+    for spec in specs:
+        alike.setdefault(key(spec), []).append(spec)
+    for some in alike.values():
+        try:
+            check(some[0])
+        except UserError as error:
+            yield error, some
+
+
+class Outcome(NamedTuple):
+    """How an attempt at a run ended. `again`: it failed by no mistake of the user's, and may not a second time."""
+
+    state: str  # done, failed, or busy: another process is at it, or at its training
+    words: str = ""
+    seconds: float = 0.0  # of the run itself; 0 where it was found finished
+    again: bool = False
 
 
 class Launch:
     """The resolved specs of one command and the folder of their runs."""
 
+    workers = 1
+
     def __init__(self, specs, output, force=False):
         self.wanted = [s for s in specs if not s.why_not]
-        self.output, self.force, self.broken, self.seconds = output, force, set(), []
-        self.number = 0
-
-    def results(self, spec):
-        return results_file(spec.folder(self.output), spec.split)
-
-    def finished(self, spec):
-        """Whether its results are there and, for a test, are of its source's present training."""
-        path = self.results(spec)
-        if not path.is_file():
-            return False
-        if spec.source is None:
-            return True
-        source = self.results(spec.source)
-        known = read_json_object(path).get("source_sha256")
-        return known is None or not source.is_file() or known == sha256_file(source)
+        self.output, self.force, self.seconds = output, force, []
+        self.number, self.failures = 0, {}  # {folder: (spec, why)}, in the order they failed
 
     def run_all(self):
         """Run what is not finished; returns the number of failed runs."""
-        todo = [s for s in self.wanted if self.force or not self.finished(s)]
+        todo = self.unfinished()
+        self.total = len(todo)
+        self.work(todo)
+        return len(self.failures)
+
+    def unfinished(self):
+        """What is left to run; says what is found."""
+        todo = [s for s in self.wanted if self.force or not finished(s, self.output)]
         if len(todo) < len(self.wanted):
             print(f"{len(self.wanted) - len(todo)} finished runs found, not repeated (FORCE=1 does)")
         self.say_outdated(todo)
-        self.total, waiting_said = len(todo), False
+        return todo
+
+    def work(self, todo):
+        waiting_said = False
         while todo:
-            left = [spec for spec in todo if not self.attempted(spec)]
+            left = [spec for spec in todo if not self.settled(spec, self.one(spec))]
             if len(left) == len(todo):  # all that is left is in other hands
                 if not waiting_said:
                     print(f"waiting for {len(left)} runs that another process is at", flush=True)
                 waiting_said = True
                 time.sleep(POLL_SECONDS)
             todo = left
-        return len(self.broken)
 
-    def attempted(self, spec):
-        """Whether the run is done with, well or not; False: another process is at it, or at its training."""
-        folder, source = spec.folder(self.output), spec.source
-        if source and source.folder(self.output) in self.broken:
-            return self.failed(spec, "not run, as its training failed")
-        if source and not self.results(source).is_file():
+    def one(self, spec):
+        """Outcome of a spec, run in this process; a failure that may be chance is tried once more."""
+        if why := self.pointless(spec):
+            return Outcome("failed", why)
+        found = outcome(spec, self.output, self.force)
+        if found.again:
+            self.say_again(spec, found)
+            found = outcome(spec, self.output)
+        return found
+
+    def pointless(self, spec):
+        """Why it cannot be run: its training failed; else ""."""
+        broken = spec.source and spec.source.folder(self.output) in self.failures
+        return "not run, as its training failed" if broken else ""
+
+    def say_again(self, spec, found):
+        print(f"    {spec}: failed - {found.words}; tried once more", flush=True)
+
+    def settled(self, spec, found):
+        """Tell how a run ended; False: it is in other hands and must be looked at again."""
+        if found.state == "busy":
             return False
-        try:
-            with claimed(folder):
-                if self.finished(spec) and not self.force:
-                    return self.said(spec, "finished by another process meanwhile")
-                return self.done(spec, folder)
-        except Busy:
-            return False
-
-    def done(self, spec, folder):
-        begin = time.time()
-        if reason := attempt(spec, folder, self.output, self.force):
-            return self.failed(spec, f"failed - {reason}")
-        self.seconds.append(time.time() - begin)
-        each = sum(self.seconds) / len(self.seconds)
-        left = datetime.timedelta(seconds=round(each * (self.total - self.number - 1)))
-        accuracy = read_json_object(self.results(spec))["metrics"]["accuracy"]
-        return self.said(spec, f"accuracy {accuracy:.1f} ({self.seconds[-1]:.0f} s, about {left} left)")
-
-    def failed(self, spec, words):
-        self.broken.add(spec.folder(self.output))
-        return self.said(spec, words)
-
-    def said(self, spec, words):
-        """Tell how a run ended; True: it is done with."""
+        words = found.words
+        if found.state == "failed":
+            self.failures[spec.folder(self.output)] = (spec, words)
+            words = words if words.startswith("not run") else f"failed - {words}"
+        if found.seconds:
+            self.seconds.append(found.seconds)
+            words += f" ({found.seconds:.0f} s, about {self.time_left()} left)"
         self.number += 1
-        print(f"[{self.number}/{self.total}] {spec}: {words}", flush=True)
+        self.say(f"[{self.number}/{self.total}] {spec}: {words}")
         return True
+
+    def say(self, line):
+        print(line, flush=True)
+
+    def time_left(self):
+        each = sum(self.seconds) / len(self.seconds)
+        return datetime.timedelta(seconds=round(each * (self.total - self.number - 1) / self.workers))
 
     def say_outdated(self, todo):
         """Say which finished runs of the same settings are not taken, and why: what they read has changed since."""
@@ -128,25 +164,61 @@ class Launch:
             print(f"{n} finished runs are not taken: their {words} has changed since; run anew beside them", flush=True)
 
 
+def results_of(spec, output):
+    return results_file(spec.folder(output), spec.split)
+
+
+def finished(spec, output):
+    """Whether its results are there and, for a test, are of its source's present training."""
+    path = results_of(spec, output)
+    if not path.is_file():
+        return False
+    if spec.source is None:
+        return True
+    source = results_of(spec.source, output)
+    known = read_json_object(path).get("source_sha256")
+    return known is None or not source.is_file() or known == sha256_file(source)
+
+
+def outcome(spec, output, force=False):
+    """Outcome of running a spec in this process, unless it is finished or in other hands."""
+    folder, begin = spec.folder(output), time.time()
+    if spec.source and not results_of(spec.source, output).is_file():
+        return Outcome("busy")
+    try:
+        with claimed(folder):
+            if finished(spec, output) and not force:
+                return Outcome("done", "finished by another process meanwhile")
+            reason, again = attempt(spec, folder, output, force)
+            if reason:
+                return Outcome("failed", reason, again=again)
+            accuracy = read_json_object(results_of(spec, output))["metrics"]["accuracy"]
+            return Outcome("done", f"accuracy {accuracy:.1f}", time.time() - begin)
+    except Busy:
+        return Outcome("busy")
+
+
 def attempt(spec, folder, output, force):
-    """Run it; returns "" or, in one line, why it failed. A traceback that is not the user's goes to error.txt."""
+    """Run it; returns ("", False), or in one line why it failed and whether that may be chance (an error that is not
+    the user's; its traceback goes to error.txt)."""
     if force and folder.exists():
         shutil.rmtree(folder)
     source = spec.source.folder(output) if spec.source else ""
     try:
         run(spec, folder, model_dir=str(source), quiet=True)
     except UserError as error:
-        return str(error)
+        return str(error), False
     except OSError as error:
-        if (told := unwritable(error)) is None:
-            return unexpected(error, folder)
-        return str(told)
+        told = unwritable(error)
+        return (unexpected(error, folder), True) if told is None else (str(told), False)
+    except FloatingPointError as error:  # the same numbers would come again
+        return unexpected(error, folder), False
     except Exception as error:  # out of memory, a loss that is not finite, a plugin's mistake: the others go on
-        return unexpected(error, folder)
+        return unexpected(error, folder), True
     if not (there := results_file(folder, spec.split)).is_file():
         return (f"it wrote no {there.name}, which tables are made of: a trainer's own test() must call super().test(), "
-                f"and TEST.NO_TEST stay False (what it printed: {folder / 'log.txt'})")  # fmt: skip
-    return ""
+                f"and TEST.NO_TEST stay False (what it printed: {folder / 'log.txt'})"), False  # fmt: skip
+    return "", False
 
 
 def unexpected(error, folder):

@@ -78,9 +78,10 @@ def run(spec, folder, what="", model_dir="", epoch=None, quiet=False):
     cfg.defrost()
     cfg.OUTPUT_DIR = str(folder)
     cfg.freeze()
-    facts = {"spec": spec.record(), "key": spec.key, "group": spec.first.key, "reads": spec.reads}
+    facts, steps = {"spec": spec.record(), "key": spec.key, "group": spec.first.key, "reads": spec.reads}, None
     if what == "test" and model_dir:
         facts |= facts_of_source(spec, model_dir)
+        steps = facts.pop("steps", "unknown")
     claim_run_folder(cfg, spec.reads)
     console = contextlib.redirect_stdout(Ticker(sys.stdout)) if quiet else contextlib.nullcontext()
     with console:
@@ -92,7 +93,7 @@ def run(spec, folder, what="", model_dir="", epoch=None, quiet=False):
             with logger.file_only():
                 print(f"** Config **\n{cfg}\n** Environment **\n{collect_env_info()}\n")
             trainer = build_trainer(cfg)
-            trainer.run_facts = facts
+            trainer.run_facts, trainer.loaded_steps = facts, steps
             trains = getattr(trainer, "trains", True)
             if what == "test" and trains and not model_dir:
                 raise ConfigError(
@@ -115,13 +116,15 @@ def run(spec, folder, what="", model_dir="", epoch=None, quiet=False):
 
 
 def facts_of_source(spec, model_dir):
-    """Facts of a test of what another run trained: the hash of its results, so that a training done anew is noticed;
-    where it was on another data set, that set, its shots and its train hash, as nobody saw the target's images."""
+    """Facts of a test of what another run trained: the hash of its results, so that a training done anew is noticed,
+    and its steps; where it was on another data set, that set, its shots and its train hash, as nobody saw the target's
+    images."""
     split = spec.source.split if spec.source else "test"
     there = results_file(model_dir, split)
     if not there.is_file():
         return {}
-    found, source = {"source_sha256": sha256_file(there)}, read_json_object(there)
+    source = read_json_object(there)
+    found = {"source_sha256": sha256_file(there), "steps": source["cost"].get("steps", "unknown")}
     if source.get("dataset") != spec.dataset:
         found |= {"source_dataset": source["dataset"], "shots": source["shots"], "train_sha256": source["train_sha256"]}
     return found

@@ -102,10 +102,9 @@ def paths(text):
     return [text] if Path(text).is_file() else words(text)
 
 
-def method_files(method, protocol, backbone, hparams, wanted="", shots=-1):
+def method_files(method, protocol, backbone, wanted="", shots=-1):
     """The yaml files of a method, merged in turn: CFG if given, demo for the demo backbone, else the protocol's or
-    the paper's and what they change for this number of shots; what has none of its own (a plugin) runs with the set
-    common to all.
+    the paper's and what they change for this number of shots; default for what has none of its own (a plugin).
 
     Returns:
         (paths, name, hparams recorded with the results)
@@ -117,15 +116,13 @@ def method_files(method, protocol, backbone, hparams, wanted="", shots=-1):
             there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
             raise MissingFile(f"CFG={wanted}: no {path}; there are {there}")
         return [path], path.stem, "custom"
-    if hparams == "common":
-        return [shared / "common.yaml"], "common", "common"
     if backbone == "demo":
         return [p for p in (shared / "demo.yaml", folder / "demo.yaml") if p.is_file()], "demo", "demo"
     for name in (protocol, "vit_b16"):
         if (folder / f"{name}.yaml").is_file():
             fewer = folder / f"{protocol}_shots{shots}.yaml"
             return [folder / f"{name}.yaml", *([fewer] if fewer.is_file() else [])], name, "official"
-    return [shared / "common.yaml"], "common", "common"
+    return [shared / "default.yaml"], "default", "default"
 
 
 def tuned(method, protocol, dataset):
@@ -176,10 +173,9 @@ class Request:
         self.plugins = tuple(paths(get("PLUGIN")))
         self.methods = list(dict.fromkeys(get("METHODS").split() or self._compared_with(method)))
         self.shots = self._shots(get("SHOTS"))
-        self.hparams = get("HPARAMS", self.protocol.hparams)
-        if self.hparams not in ("official", "common"):
-            raise ConfigError(f"HPARAMS={self.hparams}: choose official or common")
         self.cfg, self.epochs = get("CFG"), self._number(get("EPOCHS"), "EPOCHS")
+        self.asked_hparams = self._hparams(get("HPARAMS"))
+        self.hparams = self.asked_hparams or ("official" if self.cfg else self.protocol.hparams)
         self.threads = self._number(get("THREADS"), "THREADS")
         self.force = get("FORCE") not in ("", "0")
         self.targets = tuple(canonical(t) for t in get("TARGETS").split())
@@ -215,6 +211,15 @@ class Request:
         return list(dict.fromkeys(map(int, words))) or [1, 2, 3]
 
     @staticmethod
+    def _hparams(word):
+        if word == "common":
+            raise ConfigError("HPARAMS=common is no more (one optimiser suits not all methods): choose matched, each "
+                              "method's own and CoOp's number of steps")  # fmt: skip
+        if word not in ("", "official", "matched"):
+            raise ConfigError(f"HPARAMS={word}: choose official or matched")
+        return word
+
+    @staticmethod
     def _number(text, name):
         if text and not _is_number(text):
             raise ConfigError(f"{name}={text}: give a whole number")
@@ -231,7 +236,15 @@ class Request:
         return list(dict.fromkeys(map(int, text.split())))
 
     def specs(self, base):
-        """[RunSpec], not yet resolved, in running order: a table fills up evenly, seed by seed."""
+        """[RunSpec], not yet resolved, in running order: a table fills up evenly, seed by seed.
+
+        Raises:
+            ConfigError: HPARAMS=matched is asked for methods alone that have no steps to match.
+        """
+        why = {m: self._unmatched(m) for m in self.methods}
+        if self.asked_hparams == "matched" and all(why.values()):
+            raise ConfigError(f"HPARAMS=matched: nothing to match for {self.methods[-1]} - {why[self.methods[-1]]}; "
+                              "leave it out")  # fmt: skip
         return [
             spec
             for shots in self.shots
@@ -251,6 +264,22 @@ class Request:
             return [first.but("train", why_not=why)]
         return self.protocol.runs(first, self.targets)
 
+    def _unmatched(self, method):
+        """Why a method's steps can't be CoOp's: it then runs as it is; "" if they can."""
+        from dassl.engine import TRAINER_REGISTRY
+
+        trainer = TRAINER_REGISTRY.get(method)
+        return trainer.without_budget() if hasattr(trainer, "without_budget") else "it is no trainer of Dassl's"
+
+    def _budget(self, base, shots):
+        """(epochs, batch size) of CoOp's own training with so many shots; EPOCHS says other epochs."""
+        from dassl.config import merge_from_file
+
+        cfg = base.clone()
+        for path in method_files("CoOp", self.protocol.files, self.backbone, shots=shots)[0]:
+            merge_from_file(cfg, path)
+        return self.epochs or cfg.OPTIM.MAX_EPOCH, cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+
     def spec(self, base, method, shots, seed):
         """The bare RunSpec of a method, number of shots and seed, from which the protocol makes its runs."""
         from cilmp.protocols import RunSpec
@@ -259,7 +288,7 @@ class Request:
 
         trainer = TRAINER_REGISTRY.get(method)  # an unknown one is named here, with the nearest
         cfg, protocol = base.clone(), self.protocol.name
-        files, name, kind = method_files(method, protocol, self.backbone, self.hparams, self.cfg, shots)
+        files, name, kind = method_files(method, self.protocol.files, self.backbone, self.cfg, shots)
         for path in files:
             merge_from_file(cfg, path)
         dataset_file = CONFIGS / "datasets" / f"{self.dataset}.yaml"
@@ -273,10 +302,15 @@ class Request:
         cfg.DATASET.NUM_SHOTS, cfg.DATASET.SUBSAMPLE_CLASSES = shots, "all"
         cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.WEIGHTS = self.backbone, self.weights
         cfg.MODEL.LLM = self.llm if getattr(trainer, "needs_llm", False) else ""
-        cfg.RUN.PROTOCOL, cfg.RUN.HPARAMS = protocol, kind
+        matched = self.hparams == "matched" and not self._unmatched(method)
+        if matched:
+            cfg.OPTIM.BUDGET = self._budget(base, shots)
+        cfg.RUN.PROTOCOL, cfg.RUN.HPARAMS = protocol, "matched" if matched and not self.cfg else kind
         cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
         if self.epochs:
-            cfg.OPTIM.MAX_EPOCH, cfg.RUN.HPARAMS = self.epochs, "custom"
+            cfg.RUN.HPARAMS = "custom"
+        if self.epochs and not matched:
+            cfg.OPTIM.MAX_EPOCH = self.epochs
             for other in ("ITERATIONS_PER_SHOT", "MIN_STEPS"):  # ways to say the length in steps
                 if other in cfg.TRAINER.get(method.upper(), {}):
                     cfg.TRAINER[method.upper()][other] = 0

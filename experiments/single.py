@@ -32,6 +32,7 @@ FLAGS = {
 
 
 def add_arguments(p):
+    p.add_argument("--spec", metavar="FILE", help="a run that `cilmp study` wrote down; no other flag counts")
     p.add_argument("--list", action="store_true", help="methods, data sets, backbones and LLMs, one line each")
     p.add_argument("--root", default=None, help="where data sets live (default: $DATA, else data/)")
     p.add_argument("--output-dir", default=None, help="default: a folder by the settings under $OUTPUT, else output/")
@@ -100,6 +101,20 @@ def folder_of(spec, args):
     return os.path.abspath(spec.config.OUTPUT_DIR) if named else spec.folder(output_root())
 
 
+def run_spec(path):
+    """Run the spec in a file, unless it is finished; returns the exit code."""
+    from dassl.utils.paths import output_root
+
+    from .launch import outcome
+    from .reads import Reads
+    from .spec_file import read_spec
+
+    spec = read_spec(path, Reads())
+    found = outcome(spec, output_root())
+    print(f"{spec}: {found.words or 'another process is at it, or its training is not done'}")
+    return {"done": 0, "failed": 1, "busy": 75}[found.state]  # 75: a temporary failure (sysexits.h)
+
+
 def main(argv=None):
     """Run what the words say (default: those of the call); returns the exit code."""
     args = parser("cilmp train" if argv is not None else None).parse_args(argv)
@@ -108,6 +123,8 @@ def main(argv=None):
 
         print(listing(args.plugin, args.root or ""))
         return 0
+    if args.spec:
+        return run_spec(args.spec)
     from .run import claimed, run
 
     spec = spec_of(args)

@@ -16,7 +16,7 @@ from dassl.utils.errors import ConfigError
 from .features import deterministic, train_on_features
 from .learner import Context, Learner, unit
 from .precision import AUTOCAST, in_towers, runs_as
-from .schedules import cosine_over_steps
+from .schedules import cosine_over_steps, laid_over
 
 __all__ = ["Context", "Learner", "PromptTrainer", "unit"]  # all that a plugin's method needs
 
@@ -43,6 +43,10 @@ class PromptTrainer(TrainerX):
     def bound_to_classes(cls, cfg):
         """Why what is learned under this configuration serves no other classes; "" if it does."""
         return next(iter(cls.learner.bound_to_classes(cfg.TRAINER[cls.node_name()]).values()), "")
+
+    @classmethod
+    def without_budget(cls):
+        return "" if cls.trains else "it trains nothing"
 
     @classmethod
     def node_name(cls):
@@ -87,6 +91,8 @@ class PromptTrainer(TrainerX):
         self.model.to(self.device)
         in_towers(self.clip, self.precision)  # now: texts that are encoded once were just encoded in float32
         self.scaler, self.max_epoch = None, self._length()
+        if cfg.OPTIM.BUDGET:
+            self._take_budget(cfg.OPTIM.BUDGET)
         trainables = self.model.named_trainables()
         if not self.model.checkpoint_tensors():
             self.optim = self.sched = None
@@ -102,10 +108,14 @@ class PromptTrainer(TrainerX):
         return build_optimizer([p for _, p in trainables], self.cfg.OPTIM)
 
     def build_scheduler(self, optimizer):
+        optim = self.cfg.OPTIM
+        if self.lr_per != "step" and not self.max_steps:
+            return build_lr_scheduler(optimizer, optim)
         if self.lr_per != "step":
-            return build_lr_scheduler(optimizer, self.cfg.OPTIM)
-        steps = self.max_epoch * len(self.train_loader_x)
-        end = self.node.get("END_LR", 0.0) / (self.cfg.OPTIM.LR or math.inf)  # a rate of 0 stays 0
+            self.lr_per = "step"
+            return laid_over(optimizer, lambda o: build_lr_scheduler(o, optim), optim.MAX_EPOCH, self.max_steps)
+        steps = self.max_steps or self.max_epoch * len(self.train_loader_x)
+        end = self.node.get("END_LR", 0.0) / (optim.LR or math.inf)  # a rate of 0 stays 0
         return cosine_over_steps(optimizer, steps, round(self.node.get("WARMUP_SHARE", 0.0) * steps), end)
 
     def _length(self):
@@ -116,6 +126,19 @@ class PromptTrainer(TrainerX):
     def trained_on(self, classes, dataset):
         if classes is not None:
             self.model.trained_on(classes, dataset in (None, self.cfg.DATASET.NAME))
+
+    def _take_budget(self, budget):
+        """Train the steps of (epochs, batch size); the last epoch of one's own batches is cut."""
+        if len(budget) != 2 or not all(isinstance(n, int) and n > 0 for n in budget):
+            raise ConfigError(f"OPTIM.BUDGET {tuple(budget)}: give (epochs, batch size), whole numbers above 0")
+        epochs, batch_size = budget
+        self.max_steps = epochs * max(len(self.dm.dataset.train_x) // batch_size, 1)
+        self.max_epoch = math.ceil(self.max_steps / len(self.train_loader_x))
+
+    @property
+    def stretch(self):
+        """Epochs of this run in those of its own configuration: what is counted in epochs is multiplied by it."""
+        return self.max_epoch / self.cfg.OPTIM.MAX_EPOCH if self.max_steps else 1.0
 
     def before_train(self):
         every = self.cfg.DATASET.ON_BAD_IMAGE == "error"  # features are kept image by image: none is left out

@@ -192,8 +192,8 @@ class CILMP(AveragingMixin, PromptTrainer):
         scale = self.max_epoch / 100
         everything = self.node.GPA_ALL
         return GaussianAverage(
-            self.node.GPA_MEAN or 100 * scale,
-            self.node.GPA_STD or 30 * scale,
+            self.node.GPA_MEAN * self.stretch or 100 * scale,
+            self.node.GPA_STD * self.stretch or 30 * scale,
             self.max_epoch,
             keep=lambda name: everything or name == "ctx" or name.startswith("visual"),
         )

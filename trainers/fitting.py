@@ -18,6 +18,12 @@ class FitTrainer(PromptTrainer):
     and val's ((M, d), (M,)) or None without a val part.
     """
 
+    steps = "fitted"
+
+    @classmethod
+    def without_budget(cls):
+        return "it is fitted, without optimiser steps"
+
     def _length(self):
         return 1
 

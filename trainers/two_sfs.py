@@ -137,7 +137,7 @@ class TwoSFS(AdaptedTrainer):
     @property
     def stages(self):
         """(steps of stage 1, of both)."""
-        whole = self.max_epoch * len(self.train_loader_x)
+        whole = self.max_steps or self.max_epoch * len(self.train_loader_x)
         return int(self.node.ALPHA * whole), whole
 
     def build_scheduler(self, optimizer):
@@ -152,6 +152,6 @@ class TwoSFS(AdaptedTrainer):
 
     def forward_backward(self, batch):
         """A tensor that a stage does not learn has no gradient in it, so the one optimiser leaves it alone."""
-        if not self.model.second and self.epoch * self.num_batches + self.batch_idx >= self.stages[0]:
+        if not self.model.second and self.epoch * len(self.train_loader_x) + self.batch_idx >= self.stages[0]:
             self.model.start_second()
         return super().forward_backward(batch)

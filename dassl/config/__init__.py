@@ -40,17 +40,27 @@ def merge_from_file(cfg, path):
 
     Raises MissingFile or ConfigError in one line.
     """
+    merge_tree(cfg, yaml_tree(path), path)
+
+
+def yaml_tree(path):
+    """{key: value} of a yaml file; MissingFile or ConfigError in one line."""
     try:
         tree = yaml.safe_load(_text(path)) or {}
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid yaml ({' '.join(str(error).split())})") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold KEY: value pairs")
+    return tree
+
+
+def merge_tree(cfg, tree, source):
+    """Merge nested dicts, values as in merge_from_file. `source` names errors."""
     leaves = dict(_leaves(tree))
     for key, value in leaves.items():
-        set_key(cfg, key, value, path)
+        set_key(cfg, key, value, source)
     if "INPUT.SET" in leaves:  # a run's whole configuration: it says itself which of its values were set
-        set_key(cfg, "INPUT.SET", leaves["INPUT.SET"], path)
+        set_key(cfg, "INPUT.SET", leaves["INPUT.SET"], source)
 
 
 def _text(path):
@@ -133,4 +143,7 @@ def _literal(value):
         return value
 
 
-__all__ = ["CfgNode", "clean_cfg", "get_cfg_default", "keys_of", "merge_from_file", "merge_from_list", "set_key"]
+__all__ = [
+    "CfgNode", "clean_cfg", "get_cfg_default", "keys_of", "merge_from_file", "merge_from_list", "merge_tree", "set_key",
+    "yaml_tree",
+]

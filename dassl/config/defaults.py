@@ -13,7 +13,7 @@ _C.THREADS = 0  # ours: CPU threads, fixed per run; 0 leaves torch's
 
 _C.RUN = CN()  # ours: recorded in results.json
 _C.RUN.PROTOCOL = ""
-_C.RUN.HPARAMS = "custom"  # official, common, custom
+_C.RUN.HPARAMS = "custom"  # official, matched, demo, default, custom
 _C.RUN.TUNED = False  # official values that the method's authors tuned for this very data set
 
 _C.INPUT = CN()
@@ -113,6 +113,7 @@ _C.OPTIM.LR_SCHEDULER = "single_step"  # single_step, multi_step, cosine
 _C.OPTIM.STEPSIZE = (-1,)
 _C.OPTIM.GAMMA = 0.1
 _C.OPTIM.MAX_EPOCH = 10
+_C.OPTIM.BUDGET = ()  # ours: (epochs, batch size): their steps, the schedule of MAX_EPOCH laid over them
 _C.OPTIM.WARMUP_EPOCH = -1
 _C.OPTIM.WARMUP_TYPE = "linear"  # linear, constant
 _C.OPTIM.WARMUP_CONS_LR = 1e-5

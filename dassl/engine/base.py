@@ -34,6 +34,7 @@ class TrainerBase:
         self._rolling = None  # epochs of the last checkpoint that only serves a restart; told by those after it
         self._within = {}  # while a checkpoint within an epoch is written: its batch and what it began with
         self._lr_updates = 0  # calls of update_lr(), whoever makes them
+        self._updates = {}  # steps of each optimiser, counted by itself, whoever makes them
 
     def register_model(self, name="model", model=None, optim=None, sched=None):
         if "_models" not in self.__dict__:
@@ -41,6 +42,17 @@ class TrainerBase:
         if name in self._models:
             raise AssertionError(f"a model {name!r} is registered already")
         self._models[name], self._optims[name], self._scheds[name] = model, optim, sched
+        if isinstance(optim, torch.optim.Optimizer):
+            self._updates[name] = 0
+            optim.register_step_post_hook(lambda *_: self._count_step(name))
+
+    def _count_step(self, name):
+        self._updates[name] += 1
+
+    @property
+    def steps(self):
+        """Optimiser steps taken (where a method has several optimisers, of the busiest)."""
+        return max(self._updates.values(), default=0)
 
     def get_model_names(self, names=None):
         known = list(self._models)
@@ -66,7 +78,7 @@ class TrainerBase:
         scaler = getattr(self, "scaler", None)
         common = {
             "epoch": epoch + 1,
-            "step": (epoch + 1) * getattr(self, "num_batches", 0),
+            "step": max(self._updates.values(), default=0),
             "val_result": val_result,
             "rolling": self._rolling,
             "method": type(self).__name__,
@@ -140,6 +152,7 @@ class TrainerBase:
 
     def _resume_common(self, checkpoint):
         self._rolling = checkpoint.get("rolling")
+        self._updates = dict.fromkeys(self._updates, checkpoint.get("step", 0))
         if getattr(self, "scaler", None) is not None and checkpoint.get("scaler"):
             self.scaler.load_state_dict(checkpoint["scaler"])
         for name in ("best_result", "train_seconds", "seconds_per_step"):

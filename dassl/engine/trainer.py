@@ -45,11 +45,15 @@ class SimpleTrainer(TrainerBase):
     def __init__(self, cfg):
         super().__init__()
         self.cfg = cfg
+        if cfg.OPTIM.BUDGET and (why := self.without_budget()):
+            raise ConfigError(f"OPTIM.BUDGET {cfg.OPTIM.BUDGET}: not for {cfg.TRAINER.NAME} - {why}; leave it out")
         self.check_cfg(cfg)
         set_threads(cfg.THREADS)
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
         self.start_epoch = self.epoch = 0
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
+        self.max_steps = 0  # the last epoch ends with this step; 0: with its last batch
+        self.loaded_steps = None  # of the training whose checkpoint is tested; set by who runs it
         self.output_dir = cfg.OUTPUT_DIR
         self.train_seconds, self.seconds_per_step, self.best_result = 0.0, None, -float("inf")
         self.waiting_share = None  # of the last epoch's time, spent waiting for images
@@ -71,6 +75,11 @@ class SimpleTrainer(TrainerBase):
 
     def check_cfg(self, cfg):
         pass
+
+    @classmethod
+    def without_budget(cls):
+        """Why OPTIM.BUDGET can't give this trainer its steps; "" if it can."""
+        return "its schedule is its own, and can't be laid over other steps"
 
     def input_facts(self):
         """dict(size, mean, std, interpolation; resize_mode) the backbone expects, or None to keep INPUT as it is."""
@@ -243,6 +252,7 @@ class SimpleTrainer(TrainerBase):
 
     def _save_results(self, split, paths, rate):
         cost = {
+            "steps": self.steps if self.loaded_steps is None else self.loaded_steps,
             "train_seconds": self.train_seconds,
             "seconds_per_step": self.seconds_per_step,
             "waiting_share": self.waiting_share,
@@ -286,6 +296,8 @@ class TrainerX(SimpleTrainer):
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         self.num_batches = len(self.train_loader_x)
+        if self.max_steps:
+            self.num_batches = min(self.num_batches, self.max_steps - self.epoch * self.num_batches)
         if hasattr(self.train_loader_x, "set_epoch"):
             self.train_loader_x.set_epoch(self.epoch)
         steps, updates_before = [], self._lr_updates
@@ -365,7 +377,7 @@ class TrainerX(SimpleTrainer):
             f"time {batch_time.val:.3f} ({batch_time.avg:.3f}) data {data_time.val:.3f} ({data_time.avg:.3f}) "
             f"{losses} lr {lr:.4e} eta {eta}"
         )
-        step = self.epoch * self.num_batches + self.batch_idx
+        step = self.epoch * len(self.train_loader_x) + self.batch_idx
         for name, meter in losses.meters.items():
             self.write_scalar(f"train/{name}", meter.avg, step)
         self.write_scalar("train/lr", lr, step)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from cilmp import datasets
-from cilmp.experiments import report, sweep
+from cilmp.experiments import report, study, sweep
 from cilmp.experiments.run import Ticker
 from cilmp.experiments.settings import Request, base_config, method_files
 from dassl.utils.errors import ConfigError, MissingFile
@@ -95,22 +95,25 @@ def test_across_data_sets_report_and_sweep(tmp_path, cache, shared_data, capsys)
     assert done.returncode == 0, done.stdout + done.stderr
     text = next((tmp_path / "grid" / "few_shot" / "covid-xray").glob("sweep-*.md")).read_text()
     assert "LR=0.01 N_CTX=2" in text and "LR=0.02 N_CTX=2" in text
-    assert "source-confounded, not a clinical result" in text and sweep.WARNING in text
-    assert report.main(tmp_path / "grid") == 0 and report.main(tmp_path) == 0
+    assert "source-confounded, not a clinical result" in text and study.WARNING in text
+    assert report.main([tmp_path / "grid"]) == 0 and report.main([tmp_path]) == 0
     made = {p.name for p in (tmp_path / "grid" / "report").iterdir()}
     assert {"report.md", "few-shot-covid-xray-demo.tex", "few-shot-covid-xray-demo.png"} <= made
     text = (tmp_path / "grid" / "report" / "report.md").read_text()
     assert "LR=0.01 N_CTX=2" in text and "LR=0.02 N_CTX=2" in text  # two settings of one method: told apart
     assert "cross_dataset on blood_cells" in (tmp_path / "report" / "report.md").read_text()
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(MissingFile, match="no finished runs"):
-        report.main(tmp_path / "nothing")
+        report.main([tmp_path / "nothing"])
 
 
 def test_grid_in_order_and_its_mistakes():
-    assert sweep.combinations(["A=1,2", "B=x,y"]) == [
-        {"A": "1", "B": "x"}, {"A": "1", "B": "y"}, {"A": "2", "B": "x"}, {"A": "2", "B": "y"}]  # fmt: skip
+    grid = sweep.axes(["OPTIM.LR=1,2", "INPUT.SIZE=(8,8),(9,9)"])
+    assert grid == {"OPTIM.LR": ["1", "2"], "INPUT.SIZE": ["(8,8)", "(9,9)"]}
+    opts = [r.opts for r in study.Study("s", ["CoOp"], protocols=["few_shot"], grid=grid).requests()]
+    assert [words[1::2] for words in opts] == [["1", "(8,8)"], ["1", "(9,9)"], ["2", "(8,8)"], ["2", "(9,9)"]]
     with pytest.raises(ConfigError, match="KEY=VALUE"):
-        sweep.combinations(["OPTIM.LR"])
+        sweep.axes(["OPTIM.LR"])
 
 
 def test_quiet_console_shows_warnings_and_an_epoch_line_now_and_then():
@@ -149,14 +152,13 @@ def test_what_the_variables_mean():
         ("CoOp", "cross_dataset", "ViT-B/16", 16, ["cross_dataset"], "official"),
         ("CILMP", "full", "BiomedCLIP", -1, ["vit_b16"], "official"),
         ("CoOp", "base2new", "demo", 16, ["demo", "demo"], "demo"),
-        ("SomebodysOwn", "base2new", "ViT-B/16", 16, ["common"], "common"),
+        ("MaPLe", "few_shot", "ViT-B/16", 1, ["few_shot"], "official"),
+        ("SomebodysOwn", "base2new", "ViT-B/16", 16, ["default"], "default"),
     ],
 )
 def test_files_of_a_method(method, protocol, backbone, shots, files, kind):
-    paths, _, hparams = method_files(method, protocol, backbone, "official", shots=shots)
+    paths, _, hparams = method_files(method, protocol, backbone, shots=shots)
     assert [p.stem for p in paths] == files and hparams == kind
-    paths, name, hparams = method_files(method, protocol, backbone, "common", shots=shots)
-    assert [p.stem for p in paths] == ["common"] and (name, hparams) == ("common", "common")
 
 
 def test_tuned_values_are_read_for_their_data_set_and_protocol_alone():
@@ -164,8 +166,8 @@ def test_tuned_values_are_read_for_their_data_set_and_protocol_alone():
     for dataset, protocol, wanted in (("BUSI", "few_shot", 10.0), ("BUSI", "base2new", 8.0), ("ISIC", "few_shot", 8.0)):
         cfg = Request(protocol, "KgCoOp", dataset, [1], {}).spec(base, "KgCoOp", 16, 1).config
         assert wanted == cfg.TRAINER.KGCOOP.W and (wanted == 10.0) == cfg.RUN.TUNED
-    common = Request("few_shot", "KgCoOp", "BUSI", [1], {"HPARAMS": "common"}).spec(base, "KgCoOp", 16, 1).config
-    assert common.TRAINER.KGCOOP.W == 8.0 and not common.RUN.TUNED
+    matched = Request("few_shot", "KgCoOp", "BUSI", [1], {"HPARAMS": "matched"}).spec(base, "KgCoOp", 16, 1).config
+    assert matched.TRAINER.KGCOOP.W == 10.0 and matched.RUN.TUNED
 
 
 def test_every_tuned_value_names_a_data_set_and_a_key():

@@ -35,7 +35,7 @@ def official_run(ours, batches, steps, lr):
     trainer.cfg = base_config()
     trainer.cfg.OPTIM.NAME, trainer.cfg.OPTIM.LR, trainer.cfg.OPTIM.WEIGHT_DECAY = "adamw", lr, 0.01
     trainer.device, trainer.scaler, trainer.model = torch.device("cpu"), None, ours
-    trainer.max_epoch, trainer.num_batches, trainer.train_loader_x = steps, 1, [None]
+    trainer.max_epoch, trainer.max_steps, trainer.train_loader_x = steps, 0, [None]
     optimizer = trainer.build_optimizer(ours.named_trainables())
     trainer.register_model("m", ours.train(), optimizer, trainer.build_scheduler(optimizer))
     for trainer.epoch in range(steps):
@@ -235,3 +235,12 @@ def killed(at, cfg):
     with pytest.raises(InterruptedError):
         first.train()
     return run(cfg)
+
+
+def test_a_budget_of_steps_is_split_too(tmp_path):
+    """24 images of 8 a step, 11 steps: the last epoch is cut, stage 2 ends with it."""
+    trainer = build_trainer(config(tmp_path, "TwoSFS", **AUGMENTED, **{"OPTIM.BUDGET": (11, 24)}))
+    seen, step = [], trainer.forward_backward
+    trainer.forward_backward = lambda batch: (step(batch), seen.append(trainer.model.second))[0]
+    trainer.train()
+    assert trainer.stages == (6, 11) and seen == [False] * 6 + [True] * 5

@@ -1,0 +1,315 @@
+"""A study: methods x data sets x protocols x shots x seeds x backbones x LLMs x any keys, planned, run, tabled."""
+
+import datetime
+import itertools
+import shlex
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from dassl.utils.errors import ConfigError, UserError, unknown_name
+from dassl.utils.io import sha256_of, write_text
+from dassl.utils.paths import slug
+
+from .collect import records
+from .driver import finish
+from .launch import Launch, finished, problems
+from .reads import Reads
+from .settings import CONFIGS, Request, base_config, every_method, paths, words
+from .workers import Pool, kind, measured
+
+LISTS = ("methods", "datasets", "protocols", "shots", "seeds", "backbones", "llms", "targets")
+VARIABLES = ("DATA", "WEIGHTS", "EPOCHS", "CFG", "HPARAMS", "THREADS", "PLUGIN", "OPTS", "FORCE")
+KEYS = (*LISTS, "set", "select", "workers", *(v.lower() for v in VARIABLES))
+WARNING = ("Settings are compared on the test part: good for exploring; choose on other images (--select val) before "
+           "reporting a number.")  # fmt: skip
+
+
+@dataclass
+class Study:
+    """What is to be run.
+
+    Attributes:
+        name: of its tables and its folder under OUTPUT/studies.
+        methods ... llms: words; an empty list is what `cilmp run` takes by default (protocols: at least one).
+        grid: {configuration key: values}; a key of one method's own (TRAINER.CILMP.LAYERS) varies that method alone.
+        select: test, or val: the best of a method's settings on val is then tested, once.
+        variables: {VARIABLE: text}, as `cilmp run` reads them from the environment.
+    """
+
+    name: str = "study"
+    methods: list = field(default_factory=list)
+    datasets: list = field(default_factory=list)
+    protocols: list = field(default_factory=list)
+    shots: list = field(default_factory=list)
+    seeds: list = field(default_factory=list)
+    backbones: list = field(default_factory=list)
+    llms: list = field(default_factory=list)
+    targets: list = field(default_factory=list)
+    grid: dict = field(default_factory=dict)
+    select: str = "test"
+    workers: int = 1
+    variables: dict = field(default_factory=dict)
+    labelled: bool = False  # rows are called by the settings that vary
+
+    def requests(self):
+        """[Request], one for each protocol, data set, backbone, LLM and combination of the grid that some of the
+        methods have."""
+        if self.select not in ("test", "val"):
+            raise ConfigError(f"--select {self.select}: choose val or test")
+        methods, found = self._methods(), {}
+        axes = (self.protocols, self.datasets or [""], self.backbones or [""], self.llms or [""])
+        for protocol, dataset, backbone, llm in itertools.product(*axes):
+            for pairs, some in self._settings(methods):
+                found[protocol, dataset, backbone, llm, pairs] = self._request(
+                    protocol, dataset, backbone, llm, dict(pairs), some
+                )
+        return list(found.values())
+
+    def _methods(self):
+        base_config(paths(self.variables.get("PLUGIN", "")))  # registers theirs
+        return every_method() if self.methods in ([], ["all"]) else list(dict.fromkeys(self.methods))
+
+    def _settings(self, methods):
+        """[(pairs of a combination, the methods it is for)]."""
+        found = {}
+        for chosen in itertools.product(*([(k, v) for v in values] for k, values in self.grid.items())):
+            for method in methods:
+                own = tuple((k, v) for k, v in chosen if not k.startswith("TRAINER.")
+                            or k.split(".")[1] == method.upper())  # fmt: skip
+                some = found.setdefault(own, [])
+                some += [method] if method not in some else []
+        return list(found.items())
+
+    def _request(self, protocol, dataset, backbone, llm, pairs, methods):
+        opts = [w for pair in pairs.items() for w in pair] + (["TEST.SPLIT", "val"] if self.select == "val" else [])
+        env = {
+            **self.variables, "METHODS": " ".join(methods), "SHOTS": " ".join(map(str, self.shots)),
+            "TARGETS": " ".join(self.targets), "OPTS": f"{self.variables.get('OPTS', '')} {shlex.join(opts)}",
+            **({"BACKBONE": backbone} if backbone else {}), **({"LLM": llm} if llm else {}),
+        }  # fmt: skip
+        setting = " ".join(f"{k.split('.')[-1]}={v}" for k, v in pairs.items())
+        return Request(protocol, "", dataset, self.seeds, env, setting if self.labelled else "")
+
+
+def study_of(tree, source, name="study"):
+    """The Study of {key: value}, the words of `cilmp study` as keys; `source` names errors.
+
+    Raises ConfigError where a key is unknown or an axis has no value.
+    """
+    if unknown := [k for k in tree if k not in KEYS]:
+        raise unknown_name(f"key of a study ({source})", unknown[0], KEYS)
+    for key in LISTS:
+        if key in tree and not _listed(tree[key]):
+            raise ConfigError(f"{source}: {key} has no value; give at least one, or leave the key out")
+    grid = {key: _listed(values) for key, values in (tree.get("set") or {}).items()}
+    if empty := [key for key, values in grid.items() if not values]:
+        raise ConfigError(f"{source}: set: {empty[0]} has no value; give at least one, or leave the key out")
+    lists = {key: _listed(tree[key]) for key in LISTS if key in tree}
+    if "seeds" in lists:
+        lists["seeds"] = _numbers(lists["seeds"])
+    variables = {v: str(tree[v.lower()]) for v in VARIABLES if tree.get(v.lower()) not in (None, "")}
+    rest = {key: tree[key] for key in ("select", "workers") if key in tree}
+    return Study(name, grid={k: list(map(str, v)) for k, v in grid.items()}, variables=variables, **lists, **rest)
+
+
+def _listed(value):
+    """A list of words: a list as it is, text at its blanks, anything else alone."""
+    if isinstance(value, (list, tuple)):
+        return [str(v) for v in value]
+    return words(str(value)) if isinstance(value, str) else [] if value is None else [str(value)]
+
+
+def _numbers(texts):
+    """"1-3" as 1, 2, 3; commas part too."""
+    found = []
+    for text in ",".join(texts).split(","):
+        first, dash, last = text.partition("-")
+        if dash and first.isdigit() and last.isdigit():
+            found += map(str, range(int(first), int(last) + 1))
+        elif text:
+            found.append(text)
+    return found
+
+
+def preset_file(name):
+    """The yaml file of a study that comes with the toolbox."""
+    there = {p.stem: p for p in sorted((CONFIGS / "studies").glob("*.yaml"))}
+    if name not in there:
+        raise unknown_name("preset", name, there)
+    return there[name]
+
+
+class Plan:
+    """The specs of a study on this machine: resolved, what is done, and what cannot be run and why."""
+
+    def __init__(self, study, output, make=True):
+        self.study, self.output, self.make, self.cannot = study, Path(output), make, []
+        self.requests = study.requests()
+        self.specs = self._resolved(self._specs())
+
+    def _specs(self):
+        base = base_config(self.requests[0].plugins)
+        found, refused = {}, set()
+        for request in self.requests:
+            try:
+                request.protocol.refuse(request.dataset, request.root, request.targets)
+                if self.study.select == "val" and request.protocol.other_classes:
+                    raise ConfigError(f"--select val: {request.protocol.name} tests other classes, which must choose "
+                                      f"nothing; use few_shot")  # fmt: skip
+            except UserError as error:
+                if str(error) not in refused:
+                    self.cannot.append(f"{request.protocol.name} on {request.dataset}: {error}")
+                refused.add(str(error))
+                continue
+            for spec in request.specs(base):
+                found.setdefault((spec.part, spec.seed, str(spec.settings), spec.root), spec)
+        order = {seed: i for i, seed in enumerate(self.requests[0].seeds)}
+        return sorted(found.values(), key=lambda spec: order[spec.seed])  # tables fill up evenly
+
+    def _resolved(self, specs):
+        reads, found = Reads(), []
+        for why, affected in problems(specs, self.make):
+            self.cannot.append(f"{why} ({len(affected)} runs)")
+            specs = [s for s in specs if not any(s is other for other in affected)]
+        for spec in specs:
+            try:
+                found.append(spec.resolved(reads))
+            except UserError as error:
+                line = f"{spec.method} on {spec.dataset}: {error}"
+                self.cannot += [line] if line not in self.cannot else []
+        return found
+
+    def groups(self):
+        """{(protocol, data set, backbone): [spec]}: a table each."""
+        found = {}
+        for spec in self.specs:
+            found.setdefault((spec.first.protocol, spec.first.dataset, spec.backbone), []).append(spec)
+        return found
+
+    def table(self):
+        """(header, rows) of what is planned, done, left, and how long that will take by finished runs of its kind."""
+        known, rows = measured(self.output, "train_seconds"), []
+        for (protocol, dataset, backbone), specs in self.groups().items():
+            wanted = [s for s in specs if not s.why_not]
+            left = [s for s in wanted if not finished(s, self.output)]
+            methods = len({s.method for s in wanted})
+            rows.append([protocol, dataset, backbone, methods, len(wanted), len(wanted) - len(left), len(left),
+                         estimate(left, known, self.study.workers)])  # fmt: skip
+        return ["protocol", "data set", "backbone", "methods", "runs", "done", "left", "about"], rows
+
+    def show(self):
+        from tabulate import tabulate
+
+        header, rows = self.table()
+        print(tabulate(rows, headers=header, disable_numparse=True))
+        for line in self.cannot:
+            print(f"not ready: {line}")
+
+
+def estimate(specs, known, workers=1):
+    """Words for the time that runs will take: of the median of finished runs of their kind; "?" where there are none,
+    "+ ?" for those among others."""
+    if not specs:
+        return "-"
+    each = [statistics.median(known[kind(s)]) if kind(s) in known else None for s in specs]
+    if all(e is None for e in each):
+        return "?"
+    seconds = round(sum(e for e in each if e is not None) / workers)
+    return f"{datetime.timedelta(seconds=seconds)}{' + ?' if None in each else ''}"
+
+
+def run_study(study, output, dry=False):
+    """Show the plan, run what is missing, write the tables; returns the exit code: 1 where a run failed or could not
+    be planned."""
+    plan = Plan(study, output, make=not dry)
+    plan.show()
+    if dry:
+        return 1 if plan.cannot else 0
+    if not plan.specs:
+        raise UserError("no run of this study is possible; the reasons stand above")
+    launch = launch_of(plan.specs, output, study)
+    launch.run_all()
+    failures = list(launch.failures.values())
+    for key, specs in plan.groups().items():
+        failures += _tables(study, plan, key, specs)
+    return _ended(study, plan, failures, Path(output))
+
+
+def launch_of(specs, output, study):
+    force = study.variables.get("FORCE", "") not in ("", "0")
+    return Pool(specs, output, force, study.workers) if study.workers > 1 else Launch(specs, output, force)
+
+
+def _tables(study, plan, key, specs):
+    """Write the table of one protocol, data set and backbone (and test what val chose); returns what failed."""
+    protocol, targets = plan.requests[0].protocol, plan.requests[0].targets
+    for request in plan.requests:
+        if (request.protocol.name, request.dataset, request.backbone) == key:
+            protocol, targets = request.protocol, request.targets
+    stem = slug(study.name if len({k[:2] for k in plan.groups()}) == len(plan.groups()) else f"{study.name}-{key[2]}")
+    notes = []
+    if study.select == "val":
+        notes = ["Settings are compared on val; the chosen one is tested in its own table."]
+    elif study.grid:
+        notes = [WARNING]
+    title = f"{key[0]} on {key[1]}, {key[2]}" + (f", {study.methods[0]}" if len(study.methods) == 1 else "")
+    try:
+        table = finish(protocol, specs, plan.output, targets, stem, title, notes)
+        return chosen_on_val(study, protocol, targets, table, specs, plan.output, stem) if study.select == "val" else []
+    except UserError as error:
+        print(f"{title}: no table - {error}")
+        return []
+
+
+def chosen_on_val(study, protocol, targets, table, specs, output, stem):
+    """Test the setting of each method that is best on val (mean of the first metric over seeds; the first of equals),
+    for each number of shots, from the checkpoints that val judged; returns what failed."""
+    metric, best = protocol.metrics[0], {}
+    for row in table["data"]:
+        mean = row["figures"][metric]["test"][0]
+        place = (row["method"], row["shots"])
+        if place not in best or mean > best[place][0]:
+            best[place] = (mean, row["label"], row["group"])
+    there = {(r["group"], r["seed"]) for r in records(output / protocol.name / slug(specs[0].dataset), "val")}
+    groups = {group for _, _, group in best.values()}
+    chosen = [s for s in specs if not s.why_not and s.first.key in groups and (s.first.key, s.seed) in there]
+    for (_, shots), (mean, label, _) in sorted(best.items()):
+        number = "all images" if shots < 1 else f"{shots} shots"
+        print(f"\nchosen on val, {number}: {label} ({metric} {mean:.1f} on val)")
+    reads = Reads()
+    tests = [s.but(s.part, {"TEST.SPLIT": "test"}, source=s).resolved(reads) for s in chosen]
+    launch = launch_of(tests, output, study)
+    launch.run_all()
+    name = ", ".join(dict.fromkeys(s.method for s in specs))
+    title = f"{protocol.name} on {specs[0].dataset}, {specs[0].backbone}, {name}: chosen on val"
+    notes = ["The setting was chosen on val and tested once."]
+    finish(protocol, tests, output, targets, f"{stem}-chosen", title, notes)
+    return list(launch.failures.values())
+
+
+def _ended(study, plan, failures, output):
+    """Say what failed and where all tables are; returns the exit code."""
+    lines = [f"{spec}, {spec.dataset}: {why}" for spec, why in failures] + [f"not ready: {c}" for c in plan.cannot]
+    if lines:
+        print(f"\n{len(failures)} runs failed, {len(plan.cannot)} reasons kept others from running:")
+        print("\n".join(f"  {line}" for line in lines))
+        folder = output / "studies"
+        write_text("\n".join(lines) + "\n", folder / f"{slug(study.name)}-failed.txt")
+    return 1 if lines else 0
+
+
+def name_of(study):
+    """A name by what a study asks for, where none was given."""
+    facts = [getattr(study, name) for name in (*LISTS, "grid", "select", "variables")]
+    return f"study-{sha256_of(facts)[:8]}"
+
+
+def save(study, output):
+    """Keep what was asked for beside the results: OUTPUT/studies/<name>.yaml, which `cilmp study FILE` takes."""
+    tree = {key: getattr(study, key) for key in LISTS if getattr(study, key)}
+    tree |= {"set": study.grid} if study.grid else {}
+    tree |= {"select": study.select, "workers": study.workers, **{k.lower(): v for k, v in study.variables.items()}}
+    write_text(yaml.safe_dump(tree, sort_keys=False), Path(output) / "studies" / f"{slug(study.name)}.yaml")
