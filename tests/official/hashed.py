@@ -19,7 +19,7 @@ from cilmp.backbones.registry import OPENAI_MEAN, OPENAI_STD
 from cilmp.tests.backbones import small_models
 from cilmp.tests.official.cilmp import frozen, shapes, spread
 
-FILE = Path(__file__).with_name("peers.safetensors")
+FILE = Path(__file__).with_name("hashed.safetensors")
 NAMES = ["normal", "serrated polyp", "adenocarcinoma", "tubular adenoma"]
 SENTENCES = [
     "{} seen from above.", "A slide that shows {}.", "{} with a dark rim and pale centre.", "{}.",
@@ -73,7 +73,7 @@ def learned(case, name, shape):
 
 
 def kept():
-    """{name: meta} of the cases in peers.safetensors."""
+    """{name: meta} of the cases in hashed.safetensors."""
     with safe_open(FILE, "np") as file:
         return json.loads(file.metadata()["cases"])
 

@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from cilmp.tests.official import cilmp, hashed, peers
+from cilmp.tests.official import cilmp, hashed, parity
 from cilmp.tests.trainers import cilmp_cases
 from dassl.utils.paths import REPO
 
@@ -23,8 +23,8 @@ def cilmp_differences(case):
     ours = cilmp_cases.official_learner(case)
     loss, logits = ours.loss(case["images"], case["labels"])
     loss.backward()
-    gradients = peers.relative(cilmp_cases.official_gradients(ours), cilmp.part(case, "grad/"))
-    return {"logits": peers.apart(logits, case["logits"]), "loss": peers.apart(loss, case["loss"]),
+    gradients = parity.relative(cilmp_cases.official_gradients(ours), cilmp.part(case, "grad/"))
+    return {"logits": parity.apart(logits, case["logits"]), "loss": parity.apart(loss, case["loss"]),
             "gradients": gradients}  # fmt: skip
 
 
@@ -32,15 +32,15 @@ def measured(folder):
     """(method, case, {quantity: difference}) of every case."""
     for name in cilmp.CASES:
         yield "CILMP", name, cilmp_differences(cilmp.load(name))
-    here = peers.Workplace(folder, lambda preset: getattr(hashed, preset)())
+    here = parity.Workplace(folder, lambda preset: getattr(hashed, preset)())
     cases = [(name, hashed.load, name, here) for name in hashed.kept()]
     if BESIDE.is_dir():
         yield "CILMP", "shared", cilmp_differences(cilmp.load("shared", BESIDE.parent))
         (folder / "shared").mkdir()
-        there = peers.Workplace(folder / "shared", runpy.run_path(str(BESIDE / "weights.py"))["weights"])
-        cases += [(name, peers.load, BESIDE / f"{name}.npz", there) for name in peers.SHARED]
+        there = parity.Workplace(folder / "shared", runpy.run_path(str(BESIDE / "weights.py"))["weights"])
+        cases += [(name, parity.load, BESIDE / f"{name}.npz", there) for name in parity.SHARED]
     for name, load, what, workplace in cases:
-        for method, found in peers.differences(load(what), workplace).items():
+        for method, found in parity.differences(load(what), workplace).items():
             yield method, name, found
 
 
@@ -50,7 +50,7 @@ def table(rows):
     for method, name, found in rows:
         cases[method] += 1
         for quantity, value in found.items():
-            if quantity in peers.LOOSE.get(name, ()) or quantity in peers.THEIR_FAULT.get(name, ()):
+            if quantity in parity.LOOSE.get(name, ()) or quantity in parity.THEIR_FAULT.get(name, ()):
                 left_out.append(f"{name}: {quantity} {value:.1e}")
                 continue
             of_method = largest.setdefault(method, {})
