@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cilmp import datasets
+from cilmp import backbones, datasets
 from cilmp.experiments import report, sweep
 from cilmp.experiments.run import Ticker
 from cilmp.experiments.settings import Request, base_config, method_files
@@ -164,17 +164,48 @@ def test_tuned_values_are_read_for_their_data_set_and_protocol_alone():
     for dataset, protocol, wanted in (("BUSI", "few_shot", 10.0), ("BUSI", "base2new", 8.0), ("ISIC", "few_shot", 8.0)):
         cfg = Request(protocol, "KgCoOp", dataset, [1], {}).spec(base, "KgCoOp", 16, 1).config
         assert wanted == cfg.TRAINER.KGCOOP.W and (wanted == 10.0) == cfg.RUN.TUNED
+        assert ("random_flip" in cfg.INPUT.TRANSFORMS) == (wanted == 8.0)  # tuned without a flip
     common = Request("few_shot", "KgCoOp", "BUSI", [1], {"HPARAMS": "common"}).spec(base, "KgCoOp", 16, 1).config
     assert common.TRAINER.KGCOOP.W == 8.0 and not common.RUN.TUNED
 
 
-def test_every_tuned_value_names_a_data_set_and_a_key():
+def test_tuned_values_are_read_on_the_backbones_they_were_tuned_on_alone():
     base = base_config()
+    for backbone, rate, epochs, decay in (("BiomedCLIP", 0.009, 100, 0.0), ("ViT-B/16", 0.0004, 20, 0.01)):
+        request = Request("base2new", "CLIPSVD", "BTMRI", [1], {"BACKBONE": backbone})
+        cfg = request.spec(base, "CLIPSVD", 16, 1).config
+        assert (cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.WEIGHT_DECAY) == (rate, epochs, decay)
+        assert cfg.RUN.TUNED == (backbone == "BiomedCLIP") and cfg.RUN.HPARAMS == "official"
+        notes = request.notes()
+        assert notes == [] if cfg.RUN.TUNED else ["BiomedCLIP, not on ViT-B/16" in note for note in notes] == [True]
+    assert Request("base2new", "CLIPSVD", "ISIC", [1], {}).notes() == []  # nothing was tuned for it anywhere
+    assert Request("base2new", "CLIPSVD", "BTMRI", [1], {"HPARAMS": "common"}).notes() == []
+
+
+def test_tuned_values_that_nobody_tuned_are_refused_where_they_are_asked_for():
+    base, asked = base_config(), {"CFG": "tuned"}
+    given = Request("few_shot", "CLIPSVD", "BTMRI", [1], {**asked, "BACKBONE": "BiomedCLIP"})
+    assert given.spec(base, "CLIPSVD", 16, 1).config.RUN.TUNED
+    assert not given.spec(base, "ZeroshotCLIP", 16, 1).config.RUN.TUNED  # beside it in the table, with nothing to tune
+    for dataset, backbone, words in (
+        ("BTMRI", "ViT-B/16", "tuned on BiomedCLIP, not on ViT-B/16; set BACKBONE"),
+        ("BTMRI", "demo", "tuned on BiomedCLIP, not on demo"),
+        ("ISIC", "BiomedCLIP", "tuned nothing for ISIC in few_shot"),
+    ):
+        request = Request("few_shot", "CLIPSVD", dataset, [1], {**asked, "BACKBONE": backbone})
+        with pytest.raises(ConfigError, match=words) as refused:
+            request.spec(base, "CLIPSVD", 16, 1)
+        assert "\n" not in str(refused.value)
+
+
+def test_every_tuned_value_names_a_backbone_a_data_set_and_a_key():
+    base, known = base_config(), dict(backbones.known())
     for path in (REPO / "configs" / "trainers").glob("*/tuned.yaml"):
-        for protocol, sets in yaml.safe_load(path.read_text()).items():
-            for dataset in sets:
+        for backbone, parts in yaml.safe_load(path.read_text()).items():
+            assert backbone in known, f"{path}: {backbone}"
+            for protocol, dataset in ((p, d) for p, sets in parts.items() for d in sets):
                 assert dataset in datasets.TABLE, f"{path}: {dataset}"
-                request = Request(protocol, path.parent.name, dataset, [1], {})
+                request = Request(protocol, path.parent.name, dataset, [1], {"BACKBONE": backbone})
                 assert request.spec(base, path.parent.name, 16, 1).config.RUN.TUNED
 
 
