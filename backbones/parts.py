@@ -25,6 +25,7 @@ class TextParts:
     starts: whether texts begin with a start token (SOS, CLS).
     ends: whether the end token differs from the padding (SigLIP's does not).
     embed_norm, type_embedding: BERT's LayerNorm after the embeddings and its (d_t,) of token type 0.
+    dropout: what it was trained with, on hidden rows and on attention weights: BERT's; others have none.
     """
 
     blocks: list
@@ -42,6 +43,7 @@ class TextParts:
     final_norm: nn.Module = field(default_factory=nn.Identity)
     embed_norm: nn.Module = None
     type_embedding: nn.Parameter = None
+    dropout: tuple = (0.0, 0.0)
 
 
 class Projection(nn.Module):

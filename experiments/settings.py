@@ -256,8 +256,8 @@ class Request:
             return []
         left = {m: tuned_for(m, self.protocol.name, self.dataset) for m in self.methods}
         return [
-            f"{method}: its values for {self.dataset} were tuned on {_listed(there)}, not on {self.backbone}, and are not "
-            f"used; its general ones are."
+            f"{method}: its values for {self.dataset} were tuned on {_listed(there)}, not on {self.backbone}, and are "
+            f"not used; its general ones are."
             for method, there in left.items() if there and self.backbone not in there
         ]
 

@@ -74,4 +74,5 @@ class BiomedDPT(PromptTrainer):
         "SENTENCES": "",  # a JSON {class: [sentences]}; "": those by MODEL.LLM
         "L1_LAMBDA": 25.0,
         "KL_LAMBDA": 0.5,
+        "TEXT_DROPOUT": False,  # True: the text tower's own (BERT's 0.1) acts in training, as the authors'
     }

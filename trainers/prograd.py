@@ -51,7 +51,7 @@ class ProGrad(PromptTrainer):
     defaults = {
         "N_CTX": 16,
         "CTX_INIT": "",
-        "ZEROS": 0,  # zero vectors before the context: the authors' 16 tokens are 12 zeros and the template's four words
+        "ZEROS": 0,  # zero vectors before the context; the authors have 12 before the template's four words
         "T": 1.0,  # temperature of the distillation
         "LAMBDA": 1.0,  # share of the opposing component that is removed
         "TEMPLATE": "a photo of a {}.",

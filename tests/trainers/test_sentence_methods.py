@@ -98,3 +98,14 @@ def test_demo_run_with_the_committed_sentences(tmp_path, method):
     trainer, state = run(config(tmp_path / "a", method))
     start = trainer.clip.text.embed_words("a photo of a")
     assert torch.isfinite(state["ctx"]).all() and (state["ctx"] - start).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("method", [BiomedCoOp, BiomedDPT])
+def test_the_text_towers_own_dropout_acts_in_training_alone_and_where_asked_for(method, answers):
+    x, y = plain.batch("bert")
+    for asked in (False, True):
+        ours = make(method, "bert", answers, TEXT_DROPOUT=asked).train()
+        losses = [ours.loss(x, y)[0].item() for _ in range(2)]
+        assert (losses[0] != losses[1]) == asked
+        ours.eval()
+        assert torch.equal(ours(x), ours(x)) and torch.equal(ours(x), make(method, "bert", answers)(x))
