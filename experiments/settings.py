@@ -250,6 +250,15 @@ class Request:
                               f"{self.backbone}; set BACKBONE to that, or leave CFG away")
         return there.get(self.backbone, {})
 
+    def _label(self, cfg, kind):
+        """What RUN.HPARAMS says: the kind; custom where a setting was changed. Sentences are what a method reads and
+        no setting, but the official values are those of a method that reads its authors' lists."""
+        if self.epochs or any(not key.endswith(".SENTENCES") for key in self.opts[::2]):
+            return "custom"
+        if kind != "official" or "SENTENCES" not in cfg.TRAINER.get(cfg.TRAINER.NAME.upper(), {}):
+            return kind
+        return kind if _published(cfg) else "official but for its sentences"
+
     def notes(self):
         """A line a method whose authors tuned values for this data set that this backbone does not get."""
         if self.cfg or self.hparams != "official" or self.backbone == "demo":
@@ -307,15 +316,26 @@ class Request:
         cfg.RUN.PROTOCOL, cfg.RUN.HPARAMS = protocol, kind
         cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
         if self.epochs:
-            cfg.OPTIM.MAX_EPOCH, cfg.RUN.HPARAMS = self.epochs, "custom"
+            cfg.OPTIM.MAX_EPOCH = self.epochs
             for other in ("ITERATIONS_PER_SHOT", "MIN_STEPS"):  # ways to say the length in steps
                 if other in cfg.TRAINER.get(method.upper(), {}):
                     cfg.TRAINER[method.upper()][other] = 0
         if self.opts:
             merge_from_list(cfg, self.opts, "OPTS")
-            cfg.RUN.HPARAMS = "custom"
+        cfg.RUN.HPARAMS = self._label(cfg, kind)
         cfg.freeze()
         return RunSpec(cfg, protocol, "", name, plugins=self.plugins, label=self.label)
+
+
+def _published(cfg):
+    """Whether the sentences that a run reads are its authors' lists. An LLM's own never are."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    from .reads import Knowledge
+
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    given = cfg.TRAINER[trainer.node_name()].SENTENCES or cfg.MODEL.LLM
+    return given.endswith(".json") and Knowledge(trainer, cfg).published()
 
 
 def _listed(names):

@@ -14,10 +14,11 @@ import pytest
 import yaml
 
 from cilmp import backbones, datasets
-from cilmp.experiments import report, sweep
+from cilmp.experiments import reads, report, sweep
 from cilmp.experiments.run import Ticker
 from cilmp.experiments.settings import Request, base_config, method_files
 from dassl.utils.errors import ConfigError, MissingFile
+from dassl.utils.io import sha256_of
 from dassl.utils.paths import REPO
 
 VARIABLES = ("DATA", "SHOTS", "METHODS", "CILMP_CACHE", "OPTS", "EPOCHS", "FORCE", "PLUGIN", "BACKBONE", "LLM", "CFG")
@@ -227,3 +228,25 @@ def test_what_serves_no_other_classes_says_why(method, opts, why):
     assert why in specs[0].why_not and bool(why) == bool(specs[0].why_not)
     few = Request("few_shot", method, "phantom", [1], {"METHODS": method, "OPTS": opts, "SHOTS": "1"})
     assert not few.specs(base_config())[0].why_not
+
+
+def test_official_is_a_run_on_published_sentences_alone(tmp_path, monkeypatch):
+    base, path = base_config(), tmp_path / "lists.json"
+    names = datasets.info("BUSI").classnames
+    lists = {name: [f"{name}, sentence {k}" for k in range(50)] for name in names}
+    path.write_text(json.dumps(lists))
+    published = tmp_path / "configs" / "trainers" / "BiomedCoOp"
+    published.mkdir(parents=True)
+
+    def label(**variables):
+        request = Request("few_shot", "BiomedCoOp", "BUSI", [1], variables)
+        return request.spec(base, "BiomedCoOp", 16, 1).config.RUN.HPARAMS
+
+    given = f"TRAINER.BIOMEDCOOP.SENTENCES {path}"
+    assert label() == label(OPTS=given) == "official but for its sentences"
+    monkeypatch.setattr(reads, "CONFIGS", tmp_path / "configs")
+    (published / "sentences.json").write_text(json.dumps({"sha256": {n: sha256_of(s) for n, s in lists.items()}}))
+    assert (label(OPTS=given), label()) == ("official", "official but for its sentences")
+    assert label(OPTS=f"{given} OPTIM.LR 1") == label(OPTS=given, EPOCHS="3") == "custom"
+    path.write_text(json.dumps(lists | {names[0]: ["another"] * 50}))
+    assert label(OPTS=given) == "official but for its sentences"
