@@ -69,6 +69,7 @@ def _bert(text, tokenizer, context):
         project=nn.Sequential(dense.dense, dense.activation, text.proj) if dense is not None else text.proj,
         tokenizer=tokenizer, context_length=min(context, table.position_embeddings.num_embeddings),
         starts=True, pad_id=bert.config.pad_token_id, causal=False, pad_masked=True, pooled="first",
+        dropout=(bert.config.hidden_dropout_prob, bert.config.attention_probs_dropout_prob),
     )  # fmt: skip
 
 

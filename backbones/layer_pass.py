@@ -23,10 +23,11 @@ class LayerPass:
         entered: per segment its level 0 as the first block reads it, (b, c, P, w), or None.
         causal: whether a token sees only itself and what stands before it.
         dtype: of the tower.
+        drop: dropout of attention weights.
     """
 
-    def __init__(self, prompts, entered, causal, dtype):
-        self.segments, self.dtype = prompts.segments, dtype
+    def __init__(self, prompts, entered, causal, dtype, drop=0.0):
+        self.segments, self.dtype, self.drop = prompts.segments, dtype, drop
         self.where, self.index = prompts.pooled
         self.states = [None if x is None else s.rows(x) for s, x in zip(self.segments, entered)]
         self.sight = Sight(self.segments, causal)
@@ -105,4 +106,4 @@ class LayerPass:
     def _attend(self, block, j, q, groups, bias):
         """What segment j's queries q (b, c, s, w) mix: (B, C, s, w)."""
         q = q.unflatten(-1, (block.heads, -1))
-        return attend(q, [groups[k] for k in self.sight.seen(j)], bias).flatten(-2)
+        return attend(q, [groups[k] for k in self.sight.seen(j)], bias, self.drop).flatten(-2)

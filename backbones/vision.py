@@ -76,7 +76,7 @@ class ImageTower(nn.Module):
         return next(self.stem.parameters()).dtype
 
     @own_precision
-    def encode(self, images, ctx=None, deep=(), replace="append"):
+    def encode(self, images, ctx=None, deep=(), replace="append", normed=False):
         """Features (B, d), float32, not normalised.
 
         Args:
@@ -84,6 +84,7 @@ class ImageTower(nn.Module):
             ctx: visual prompts (n, d_v) of the input, or one set an image (B, n, d_v); None for none.
             deep: prompts that replace them before blocks 1..len(deep), each as ctx.
             replace: "append", or "patches" to overwrite the first n patches.
+            normed: ctx enters behind the norm before the first block (CLIP's ln_pre), not in front of it.
 
         Raises:
             UserError: prompts for a tower that none can reach; more levels than layers, or more prompts than patches
@@ -98,7 +99,7 @@ class ImageTower(nn.Module):
         if levels and replace == "patches":
             x = self._without_patches(x, levels[0].shape[-2])
         x = self.pre_norm(x)
-        if levels:
+        if levels and not normed:
             levels[0] = self.pre_norm(levels[0])
         return self.head(self._run(x, levels, replace == "patches" and not self.one_token))
 

@@ -12,7 +12,10 @@ Judged is the text of a split, not the pixels: an image replaced under its old n
 import inspect
 from pathlib import Path
 
-from dassl.utils.io import sha256_file, sha256_of
+from dassl.utils.errors import UserError
+from dassl.utils.io import read_json_object, sha256_file, sha256_of
+
+from .settings import CONFIGS
 
 WORDS = {"groups": "groups of images", "weights": "backbone weights", "tested on": "external test images",
          "knowledge": "language-model rows or sentences", "code": "plugin file", "root": "data"}  # fmt: skip
@@ -128,6 +131,7 @@ class Knowledge:
     def __init__(self, trainer, cfg):
         self.rows, self.node, self.info = trainer.llm_form == "rows", cfg.TRAINER[trainer.node_name()], info_of(cfg)
         self.names, self.dataset, self.llm = list(self.info.classnames), cfg.DATASET.NAME, cfg.MODEL.LLM
+        self.method = cfg.TRAINER.NAME
 
     def store(self):
         from cilmp import knowledge
@@ -145,6 +149,18 @@ class Knowledge:
         if self.rows:
             return self.store().sha256(self.names)
         return self.store().sha256(self.names, self.node.N_PROMPTS)
+
+    def published(self):
+        """Whether the sentences are the lists that the method's authors published: the first N of each class."""
+        path = CONFIGS / "trainers" / self.method / "sentences.json"
+        if self.rows or not path.is_file():
+            return False
+        try:
+            found = self.store().lookup(self.names, self.node.N_PROMPTS)
+        except UserError:  # none yet; what is missing is said, or made, where runs begin
+            return False
+        known = set(read_json_object(path)["sha256"].values())
+        return all(sha256_of(sentences) in known for sentences in found)
 
     def ensure(self):
         """Extract or sample what nobody has yet, saying so; a file of the user's own must be there."""

@@ -103,14 +103,15 @@ def paths(text):
 
 
 def method_files(method, protocol, backbone, wanted="", shots=-1):
-    """The yaml files of a method, merged in turn: CFG if given, demo for the demo backbone, else the protocol's or
-    the paper's and what they change for this number of shots; default for what has none of its own (a plugin).
+    """The yaml files of a method, merged in turn: CFG if given (but for "tuned", which is no file to begin with), demo
+    for the demo backbone, else the protocol's or the paper's and what they change for this number of shots; default
+    for what has none of its own (a plugin).
 
     Returns:
         (paths, name, hparams recorded with the results)
     """
     shared, folder = CONFIGS / "trainers", CONFIGS / "trainers" / method
-    if wanted:
+    if wanted and wanted != "tuned":
         path = Path(wanted) if wanted.endswith(".yaml") else folder / f"{wanted}.yaml"
         if not path.is_file():
             there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
@@ -125,11 +126,16 @@ def method_files(method, protocol, backbone, wanted="", shots=-1):
     return [shared / "default.yaml"], "default", "default"
 
 
-def tuned(method, protocol, dataset):
-    """{dotted key: value} its authors tuned for this data set: the method's tuned.yaml, protocol -> set -> keys."""
+def tuned(method):
+    """{backbone: {protocol: {data set: {dotted key: value}}}}: the method's tuned.yaml, what its authors tuned."""
     path = CONFIGS / "trainers" / method / "tuned.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return content.get(protocol, {}).get(dataset, {})
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def tuned_for(method, protocol, dataset):
+    """{backbone: {dotted key: value}} tuned for this data set; empty where nothing was."""
+    found = {backbone: parts.get(protocol, {}).get(dataset) for backbone, parts in tuned(method).items()}
+    return {backbone: values for backbone, values in found.items() if values}
 
 
 def every_method():
@@ -235,6 +241,41 @@ class Request:
             raise ConfigError(f"SHOTS={text}: give whole numbers above 0, e.g. SHOTS='1 4 16'")
         return list(dict.fromkeys(map(int, text.split())))
 
+    def _tuned(self, method):
+        """{dotted key: value} that the method's authors tuned for this data set on this backbone.
+
+        Raises:
+            ConfigError: CFG=tuned asks for what nobody tuned; a method without a tuned.yaml has nothing to ask for.
+        """
+        there = tuned_for(method, self.protocol.name, self.dataset)
+        if self.cfg == "tuned" and self.backbone not in there and tuned(method):
+            of = f"{self.dataset} in {self.protocol.name}"
+            if not there:
+                raise ConfigError(f"CFG=tuned: the authors of {method} tuned nothing for {of}; leave CFG away")
+            raise ConfigError(f"CFG=tuned: the values of {method} for {of} were tuned on {_listed(there)}, not on "
+                              f"{self.backbone}; set BACKBONE to that, or leave CFG away")
+        return there.get(self.backbone, {})
+
+    def _label(self, cfg, kind):
+        """What RUN.HPARAMS says: the kind; custom where a setting was changed. Sentences are what a method reads and
+        no setting, but the official values are those of a method that reads its authors' lists."""
+        if self.epochs or any(not key.endswith(".SENTENCES") for key in self.opts[::2]):
+            return "custom"
+        if kind != "official" or "SENTENCES" not in cfg.TRAINER.get(cfg.TRAINER.NAME.upper(), {}):
+            return kind
+        return kind if _published(cfg) else "official but for its sentences"
+
+    def notes(self):
+        """A line a method whose authors tuned values for this data set that this backbone does not get."""
+        if self.cfg or self.backbone == "demo":
+            return []
+        left = {m: tuned_for(m, self.protocol.name, self.dataset) for m in self.methods}
+        return [
+            f"{method}: its values for {self.dataset} were tuned on {_listed(there)}, not on {self.backbone}, and are "
+            f"not used; its general ones are."
+            for method, there in left.items() if there and self.backbone not in there
+        ]
+
     def specs(self, base):
         """[RunSpec], not yet resolved, in running order: a table fills up evenly, seed by seed.
 
@@ -294,7 +335,7 @@ class Request:
         dataset_file = CONFIGS / "datasets" / f"{self.dataset}.yaml"
         if dataset_file.is_file():
             merge_from_file(cfg, dataset_file)
-        if kind == "official" and (values := tuned(method, protocol, self.dataset)):
+        if (kind == "official" or self.cfg == "tuned") and (values := self._tuned(method)):
             cfg.RUN.TUNED = True
             merge_from_list(cfg, [x for pair in values.items() for x in pair], f"{method}/tuned.yaml")
         cfg.TRAINER.NAME, cfg.SEED, cfg.THREADS = method, seed, self.threads or cfg.THREADS
@@ -305,10 +346,9 @@ class Request:
         matched = self.hparams == "matched" and not self._unmatched(method)
         if matched:
             cfg.OPTIM.BUDGET = self._budget(base, shots)
-        cfg.RUN.PROTOCOL, cfg.RUN.HPARAMS = protocol, "matched" if matched and not self.cfg else kind
+            kind = kind if self.cfg else "matched"
+        cfg.RUN.PROTOCOL, cfg.RUN.HPARAMS = protocol, kind
         cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
-        if self.epochs:
-            cfg.RUN.HPARAMS = "custom"
         if self.epochs and not matched:
             cfg.OPTIM.MAX_EPOCH = self.epochs
             for other in ("ITERATIONS_PER_SHOT", "MIN_STEPS"):  # ways to say the length in steps
@@ -316,9 +356,26 @@ class Request:
                     cfg.TRAINER[method.upper()][other] = 0
         if self.opts:
             merge_from_list(cfg, self.opts, "OPTS")
-            cfg.RUN.HPARAMS = "custom"
+        cfg.RUN.HPARAMS = self._label(cfg, kind)
         cfg.freeze()
         return RunSpec(cfg, protocol, "", name, plugins=self.plugins, label=self.label)
+
+
+def _published(cfg):
+    """Whether the sentences that a run reads are its authors' lists. An LLM's own never are."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    from .reads import Knowledge
+
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    given = cfg.TRAINER[trainer.node_name()].SENTENCES or cfg.MODEL.LLM
+    return given.endswith(".json") and Knowledge(trainer, cfg).published()
+
+
+def _listed(names):
+    """Names in words: A, B and C."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _is_number(text):

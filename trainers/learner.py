@@ -113,6 +113,8 @@ class Learner(nn.Module):
 
     def train(self, mode=True):
         self._kept = {}
+        if self.node.get("TEXT_DROPOUT", False):
+            self.clip.text.dropout(mode)
         return super().train(mode)
 
     def logits(self, images):

@@ -273,3 +273,28 @@ def test_late_tokens_take_no_room():
     assert text.encode(frame.fill(late=late, enters=LAYERS - 1)).shape == (1, 24)
     with pytest.raises(UserError, match="prompts for 5 layers, the text tower has 4"):
         text.encode(frame.fill(late=late, enters=LAYERS))
+
+
+def test_dropout_acts_where_bert_trains_with_it(monkeypatch):
+    """A stand-in for dropout that any place would show in: rows of both models go through it alike, or differ."""
+    monkeypatch.setattr(F, "dropout", lambda x, p=0.5, training=True, inplace=False: x + p * x**2 * training)
+    model, clip = original("bert"), small("bert")
+    model.text.transformer.config._attn_implementation = "eager"
+    texts = ["a photo of a nevus.", "melanoma of the skin, seen from above."]
+    ids = tokenizer("bert")(texts, clip.context_length)
+    without = model.encode_text(ids)
+    clip.text.dropout(True)
+    noisy = clip.text.encode_strings(texts)
+    assert (noisy - model.train().encode_text(ids)).abs().max() < 1e-4 < (noisy - without).abs().max() / 100
+    clip.text.dropout(False)
+    assert (clip.text.encode_strings(texts) - without).abs().max() < 1e-4
+
+
+def test_dropout_is_another_for_every_class_and_draw():
+    text = small("bert").text
+    text.dropout(True)
+    a, b = text.encode_strings(["nevus", "nevus"]), text.encode_strings(["nevus", "nevus"])
+    assert not torch.equal(a[0], a[1]) and not torch.equal(a, b)
+    clip = small("openai")
+    clip.text.dropout(True)  # trained without
+    assert torch.equal(clip.text.encode_strings(["nevus"]), clip.text.encode_strings(["nevus"]))

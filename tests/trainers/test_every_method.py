@@ -227,3 +227,11 @@ def test_a_broken_run_resumes_to_the_same_bits(method, tmp_path):
     assert trainer.start_epoch == 2
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if "TEMPLATE" in TRAINER_REGISTRY.get(m).defaults])
+def test_a_template_without_a_place_for_the_name_is_refused(method, tmp_path):
+    with pytest.raises(ConfigError, match=r"a photo of skin.*\{\}") as refused:
+        ours = learner(method, "openai", tmp_path, TEMPLATE="a photo of skin.")
+        ours(plain.batch("openai")[0])
+    assert "\n" not in str(refused.value)
