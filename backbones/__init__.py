@@ -3,6 +3,7 @@
     clip = backbones.load("ViT-B/16")
     clip.text.encode_strings(["a photo of a melanoma."])     (C, d)
     clip.image.encode(images, ctx, deep)                     (B, d)
+    clip.image.encode_late(images, levels, enters)           (B, d) and (B, n, d_v)
 """
 
 from .factory import input_facts, load

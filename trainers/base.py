@@ -123,6 +123,10 @@ class PromptTrainer(TrainerX):
         iterations = self.node.get("ITERATIONS_PER_SHOT", 0) * max(self.cfg.DATASET.NUM_SHOTS, 0)
         return math.ceil(iterations / len(self.train_loader_x)) or self.cfg.OPTIM.MAX_EPOCH
 
+    def trained_on(self, classes, dataset):
+        if classes is not None:
+            self.model.trained_on(classes, dataset in (None, self.cfg.DATASET.NAME))
+
     def _take_budget(self, budget):
         """Train the steps of (epochs, batch size); the last epoch of one's own batches is cut."""
         if len(budget) != 2 or not all(isinstance(n, int) and n > 0 for n in budget):

@@ -17,7 +17,11 @@ LABELS = torch.tensor([0, 2, 3])
 def learner(trainer, family="openai", names=NAMES, context=None, half=False, **options):
     """A method's learner on a small model, weights as initialised. half: a backbone in float16."""
     torch.manual_seed(0)
-    clip = small(family).half() if half else small(family)
+    return on(small(family).half() if half else small(family), trainer, names, context, **options)
+
+
+def on(clip, trainer, names, context=None, **options):
+    """A method's learner on this model."""
     return trainer.learner(CfgNode({**trainer.defaults, **options}), clip, names, context)
 
 

@@ -20,13 +20,14 @@ from dassl.utils.errors import ConfigError
 from dassl.utils.paths import REPO
 
 METHODS = sorted(trainers.methods())
-TOWERS = {"VPT", "IVLP", "MaPLe", "PromptSRC", "CILMP", "BiomedDPT", "CLIPLoRA", "CLIPSVD"}  # need a ViT as configured
+TOWERS = {"VPT", "IVLP", "MaPLe", "PromptSRC", "CILMP", "BiomedDPT", "CLIPLoRA", "CLIPSVD", "MMRL",
+          "TwoSFS"}  # need a ViT as configured
 
 
 def test_all_that_the_readme_names_are_there():
     named = {"ZeroshotCLIP", "ZeroshotCLIP2", "CoOp", "CoCoOp", "KgCoOp", "ProGrad", "VPT", "IVLP", "MaPLe",
              "PromptSRC", "BiomedCoOp", "CLIPAdapter", "TipAdapter", "TipAdapterF", "LinearProbe", "LP2", "CLIPSVD",
-             "CLIPLoRA", "SSText", "BiomedDPT", "FineTune", "CILMP"}  # fmt: skip
+             "CLIPLoRA", "SSText", "BiomedDPT", "FineTune", "CILMP", "MMRL", "TwoSFS"}  # fmt: skip
     assert named == set(METHODS)
 
 
@@ -198,7 +199,7 @@ def test_half_precision_backbone(method, tmp_path):
         assert all(torch.isfinite(g).all() for g in gradients if g is not None)
 
 
-@pytest.mark.parametrize("method", ["ProGrad", "PromptSRC", "TipAdapterF", "CLIPLoRA", "FineTune"])
+@pytest.mark.parametrize("method", ["ProGrad", "PromptSRC", "TipAdapterF", "CLIPLoRA", "FineTune", "MMRL", "TwoSFS"])
 def test_a_broken_run_resumes_to_the_same_bits(method, tmp_path):
     """Stopped after two of four epochs: per-step schedules, averages, dropout and caches go on where they were."""
     options = {"OPTIM.MAX_EPOCH": 4, "TRAIN.CHECKPOINT_FREQ": 1, "INPUT.TRANSFORMS": ["random_flip", "normalize"],
