@@ -65,7 +65,8 @@ def rows_of(records, metrics):
             "method": spec["method"], "label": spec["label"] or spec["method"], "shots": spec["shots"],
             "configuration": f"{spec['file']}-{r['group'][:8]}", "settings": spec["settings"], "parts": {},
             "trainable_parameters": r["cost"]["trainable_parameters"], "hparams": spec["hparams"],
-            "tuned": r.get("tuned", False), "precision": r.get("precision"), "dropout_mode": r.get("dropout_mode"),
+            "tuned": r.get("tuned", False), "transductive": r.get("transductive", False),
+            "precision": r.get("precision"), "dropout_mode": r.get("dropout_mode"),
             "seconds_per_step": [], "peak_memory_mib": [],
         })  # fmt: skip
         if not spec["source"]:
@@ -124,12 +125,17 @@ def build(protocol, records, title, missing=(), not_run=(), targets=(), notes=()
 
 
 def _cells(row, columns, shots):
-    first = [row["label"] + ("*" if row["tuned"] else ""), *([_shots(row["shots"])] if shots else [])]
+    first = [row["label"] + marks_of(row), *([_shots(row["shots"])] if shots else [])]
     cells = []
     for metric, c in columns:
         figures = row["figures"].get(metric, {})
         cells.append(with_deviation(*figures[c], figures["seeds"]) if c in figures else "-")
     return first + cells + [cost(row) for cost in COSTS.values()]
+
+
+def marks_of(row):
+    """What is put behind a row's label; the notes say what it means."""
+    return "*" * row["tuned"] + "†" * row["transductive"]
 
 
 def _shots(number):
@@ -179,6 +185,8 @@ def _notes(protocol, records, rows, missing, not_run, targets):
     notes.append(f"Hyper-parameters: {', '.join(sorted({r['spec']['hparams'] for r in records}))}.")
     if any(r.get("tuned") for r in records):
         notes.append("*: tuned by its authors for this very data set; HPARAMS=common gives all methods one set.")
+    if any(r.get("transductive") for r in records):
+        notes.append("†: sees all test images at once, without their labels; the other rows answer image by image.")
     notes += _left_out(records)
     notes.append("learned: trained numbers; s/step and peak MiB (of the whole process): medians over seeds, training.")
     notes += sorted({f"{s.method}: not run here - {s.why_not}." for s in not_run})
@@ -238,7 +246,8 @@ def latex(table):
 
 def tex(text):
     """Text with LaTeX's own characters escaped."""
-    special = {"\\": "\\textbackslash{}", "±": "$\\pm$", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    special = {"\\": "\\textbackslash{}", "±": "$\\pm$", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
+               "†": "$\\dagger$"}  # fmt: skip
     return "".join(special.get(c, f"\\{c}" if c in "_%&#${}" else c) for c in text)
 
 
