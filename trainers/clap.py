@@ -31,6 +31,8 @@ class CLAPLearner(Learner):
         super().__init__(node, clip, classnames, context)
         if node.CONSTRAINT not in ("l2", "none"):
             raise ConfigError(f"TRAINER.CLAP.CONSTRAINT {node.CONSTRAINT!r}: choose l2 or none")
+        if node.VIEWS < 1:
+            raise ConfigError(f"TRAINER.CLAP.VIEWS {node.VIEWS}: give 1 or more")
         text = mean_features(clip, self.names, template_set(node.TEMPLATES))
         self.register_buffer("text_features", text, persistent=False)
         self.prototypes = nn.Parameter(text.clone())

@@ -38,6 +38,12 @@ class CrossModalLearner(Learner):
         super().__init__(node, clip, classnames, context)
         if node.INIT not in ("zeroshot", "random"):
             raise ConfigError(f"TRAINER.CROSSMODAL.INIT {node.INIT!r}: choose zeroshot or random")
+        if not (node.RATES and node.WEIGHT_DECAYS and node.BATCH_SIZES and min(node.BATCH_SIZES) > 1):
+            raise ConfigError(
+                "TRAINER.CROSSMODAL: RATES, WEIGHT_DECAYS and BATCH_SIZES need a value each, batches 2 or more"
+            )
+        if min(node.ITERATIONS, node.EVAL_EVERY) < 1:
+            raise ConfigError("TRAINER.CROSSMODAL: give ITERATIONS and EVAL_EVERY of 1 or more")
         each = [mean_features(clip, self.names, [template]) for template in template_set(node.TEMPLATES)]
         self.register_buffer("texts", unit(torch.cat(each)), persistent=False)
         self.register_buffer("zero_shot", unit(torch.stack(each).mean(0)), persistent=False)  # (C, d)

@@ -4,7 +4,7 @@ and neighbours hold in place. It reads the test images at once, never their labe
     x_i (d): unit test image features, Q of them;  y_i (C) = softmax(s x_i . t): zero-shot;  z_i (C): sought
     w_ij = x_i . x_j where j is among the NEIGHBOURS nearest to i, else 0
     log p_ic = -1/2 sum_d (x_i - mu_c)^2 / sigma      mu (C, d), sigma (d): one diagonal covariance           (1)
-    z_i <- softmax(LAMBDA log y_i + log p_i / 50 + sum_j (w_ij + w_ji) z_j / 6), 5 times                      (2)
+    z_i <- softmax(LAMBDA log y_i + log p_i / 50 + sum_j (w_ij + w_ji) z_j / (2 NEIGHBOURS)), 5 times         (2)
     mu_c <- unit(sum_i z_ic x_i),   sigma <- mean_i sum_c z_ic (x_i - mu_c)^2                                 (3)
     start: z = y, mu_c from the 8 images surest of c, sigma = 1 / d; ROUNDS rounds of (2) and (3), and (2) once more
 
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.errors import ConfigError
 
 from .base import PromptTrainer
 from .fitting import FitTrainer, labels_of
@@ -69,7 +70,7 @@ class TransCLIPLearner(Learner):
         for left in reversed(range(self.node.ROUNDS + 1)):
             fixed = self.node.LAMBDA * log_y + likelihood(x, mu, sigma) / SHARPNESS
             for _ in range(INNER):
-                z = (fixed + self.votes(z, *graph) / 6).softmax(-1)
+                z = (fixed + self.votes(z, *graph) / (2 * max(self.node.NEIGHBOURS, 1))).softmax(-1)
             if left:
                 mu, sigma = self.moments(x, z, gamma)
         return z.clamp(min=torch.finfo(z.dtype).tiny), mu, sigma
@@ -114,6 +115,8 @@ class TransCLIPFSLearner(TransCLIPLearner):
 
     def __init__(self, node, clip, classnames, context=None):
         super().__init__(node, clip, classnames, context)
+        if not node.GAMMAS:
+            raise ConfigError("TRAINER.TRANSCLIPFS.GAMMAS is empty: give a weight of the labelled images or several")
         held = labels_of(context.dataset.val or [])
         self.held = nn.Parameter(torch.zeros(len(held), clip.embed_dim), requires_grad=False)
         self.register_buffer("held_labels", held, persistent=False)

@@ -331,6 +331,15 @@ def test_the_second_view_is_the_mirror_image(tmp_path):
     assert len(trainer.train_features()) == 1  # where sides matter
 
 
+@pytest.mark.parametrize("method, options", [
+    (CrossModal, {"RATES": ()}), (CrossModal, {"BATCH_SIZES": (1, 8)}), (CrossModal, {"ITERATIONS": 0}),
+    (CLAP, {"VIEWS": 0}), (TransCLIPFS, {"GAMMAS": ()}),
+])  # fmt: skip
+def test_settings_that_leave_nothing_to_do_are_refused(method, options):
+    with pytest.raises(ConfigError, match=f"TRAINER.{method.node_name()}"):
+        make(method, **options)
+
+
 # ---- TransCLIP
 
 def test_transclip_answers_all_images_of_a_loader_together(tmp_path):
