@@ -5,9 +5,10 @@
     crossmodal    linzhiqiu/cross_modal_adaptation ac9077ee: train() of one setting, 120 steps; heads with WiSE-FT
     transclip     MaxZanella/transduction-for-vlms 6a9e8f3b: TransCLIP_solver without and with shots
 
-`feature_peers.safetensors` holds what they said, float32 on a CPU with torch 2.15. Of their code three things were
-changed, in copies: no .cuda(), features in place of images, no `verbose` in schedules. Batches are as large as what
-they are drawn from, so that no order matters. Inputs are not stored: `inputs()` makes them of SHAKE-256.
+`feature_peers.safetensors` holds what they said, float32 on a CPU with torch 2.15. Changed in copies of their code, so
+that it runs: no .cuda(), features in place of images, no `verbose` in schedules, `.item()` for a NumPy conversion, no
+import of WILDS. Batches are as large as what they are drawn from, so that no order matters. Inputs are not stored:
+`inputs()` makes them of SHAKE-256.
 """
 
 from pathlib import Path
