@@ -29,6 +29,7 @@ class PromptTrainer(TrainerX):
         defaults: dict of its config node TRAINER.<NAME>.
         needs_llm: whether it reads what a language model says, as llm_form: "rows" (representations) or "sentences".
         trains: False for methods without training.
+        transductive: True for methods that see all test images at once (never their labels); tables mark them.
     """
 
     learner = None
@@ -36,6 +37,7 @@ class PromptTrainer(TrainerX):
     needs_llm = False
     llm_form = "rows"
     trains = True
+    transductive = False
     model_name = "prompt_learner"
     lr_per = "epoch"  # "step": a cosine over all steps, down to END_LR, after WARMUP_SHARE of them
 
@@ -165,5 +167,6 @@ class PromptTrainer(TrainerX):
             "weights": self.cfg.MODEL.BACKBONE.WEIGHTS or None,  # None: those the name stands for
             "llm": self.cfg.MODEL.LLM if self.needs_llm else None,
             "precision": self.precision,
+            "transductive": self.transductive,
             "trainable_parameters": sum(p.numel() for _, p in self.model.named_trainables()),
         }

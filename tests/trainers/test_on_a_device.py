@@ -164,7 +164,7 @@ def test_cilmp_with_equal_and_ragged_rows(lengths, mode, cuda):
     train_and_test(on_device(half, "fp16"), "openai", cuda)
 
 
-@pytest.mark.parametrize("method", ["SSText", "TipAdapter"])
+@pytest.mark.parametrize("method", ["SSText", "TipAdapter", "TransCLIPFS"])
 def test_closed_forms_are_fitted_there(method, cuda, tmp_path):
     """The other fits read numbers by nature: scikit-learn, a search, a rate."""
     ours = on_device(test_every_method.learner(method, "openai", tmp_path), "fp32")
