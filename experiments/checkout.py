@@ -16,6 +16,7 @@ from pathlib import Path
 import cilmp
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.run_folder import flatten
 from dassl.utils.errors import MissingFile, Terminated, UserError
 from dassl.utils.io import read_json, sha256_of
 
@@ -55,8 +56,12 @@ class Reader(DatasetBase):
     checkout, own = None, ""
 
     def __init__(self, cfg):
-        lists = self.checkout.ask("read", reader=self.own, config=self.checkout.known_to_it(cfg))
-        super().__init__(**{part: items and [Datum(*item) for item in items] for part, items in lists.items()})
+        super().__init__(**of_data(self.checkout.read(self.own, cfg)))
+
+
+def of_data(lists):
+    """{part: [Datum] or None} of Checkout.read()."""
+    return {part: items and [Datum(*item) for item in items] for part, items in lists.items()}
 
 
 class Checkout:
@@ -76,7 +81,7 @@ class Checkout:
         return known
 
     def __init__(self, root):
-        self.root, self.name, self.entries, self.names = root, root.name, [], {}
+        self.root, self.name, self.entries, self.names, self._lists = root, root.name, [], {}, {}
 
     def _take(self, path):
         entry = "" if path.is_dir() else path.relative_to(self.root).as_posix()
@@ -117,22 +122,32 @@ class Checkout:
             node[leaf[-1]] = value
         return cfg
 
-    def known_to_it(self, cfg):
-        """{dotted key: value} of those keys of any configuration that this checkout has, too."""
-        here, there = flat(cfg), flat(self.config())
-        return {key: here[key] for key in there if key in here}
+    def read(self, own, cfg):
+        """{part: [[path, label, domain, class name]] or None} of its reader; asked once for equal settings."""
+        here, there = flatten(cfg), flatten(self.config())
+        config = {k: here[k] for k in there if k in here and k.split(".")[0] in ("DATASET", "SEED")}
+        key = json.dumps([own, config])
+        if key not in self._lists:
+            self._lists[key] = self.ask("read", reader=own, config=config)
+        return self._lists[key]
 
     def run(self, spec, facts, **how):
         """Have a RunSpec run in it. See run.run_here() for `facts` and `how`."""
         reader = DATASET_REGISTRY.get(spec.dataset) if spec.dataset in DATASET_REGISTRY else None
         theirs = getattr(reader, "checkout", None)
-        foreign = None if theirs in (None, self) else [str(theirs.root), theirs.entries, reader.own]
+        lists = None if theirs in (None, self) else self._lists_of(reader, spec)
         plain = [os.path.abspath(p) if p.endswith(".py") else p for p in spec.plugins if root_of(p) is None]
         self.ask(
-            "run", trainer=TRAINER_REGISTRY.get(spec.method).own, config=flat(spec.config), facts=facts, how=how,
-            weights=weights_file(spec.config.MODEL.BACKBONE),
-            reader=reader.own if theirs is self else None, foreign=foreign, plugins=[] if theirs else plain,
+            "run", trainer=TRAINER_REGISTRY.get(spec.method).own, config=flatten(spec.config), facts=facts, how=how,
+            weights=weights_file(spec.config.MODEL.BACKBONE), reader=reader.own if theirs is self else None,
+            lists=lists, plugins=[] if theirs else plain,
         )  # fmt: skip
+
+    @staticmethod
+    def _lists_of(reader, spec):
+        """{subset: lists} that a run here needs of another checkout's reader."""
+        whole = spec.but("", {"DATASET.SUBSAMPLE_CLASSES": "all"}).config
+        return {c.DATASET.SUBSAMPLE_CLASSES: reader.checkout.read(reader.own, c) for c in (spec.config, whole)}
 
     def ask(self, do, **task):
         """Have one task done in a process of its own; returns its answer.
@@ -168,13 +183,6 @@ def weights_file(backbone):
     if backbone.WEIGHTS:
         raise MissingFile(f"WEIGHTS={backbone.WEIGHTS}: no such file; the trainer of a checkout takes nothing else")
     return ""
-
-
-def flat(cfg):
-    """{dotted key: value} of a configuration."""
-    from dassl.engine.run_folder import flatten
-
-    return flatten(cfg)
 
 
 def _in_process(task, quiet):

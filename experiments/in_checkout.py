@@ -16,11 +16,12 @@ from pathlib import Path
 
 import cilmp
 from dassl.config import get_cfg_default, keys_of, set_key
-from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import MissingFile, UserError, unwritable
 from dassl.utils.io import sha256_file, write_json
 
+from .checkout import of_data
 from .plugins import nothing_registered, words_of
 
 
@@ -175,7 +176,7 @@ def run(root, task):
     from .run import run_here
 
     loaded = Loaded(root, task["entries"])
-    cfg, names = loaded.config(task["config"]), {}
+    cfg = loaded.config(task["config"])
     names = {"method": cfg.TRAINER.NAME, "dataset": cfg.DATASET.NAME}
     if task["reader"] is not None:
         cfg.DATASET.NAME = task["reader"]
@@ -192,15 +193,13 @@ def run(root, task):
 
 
 def _register_others(name, task):
-    """The reader of another checkout, or of the user's own files."""
-    from .checkout import Checkout, Reader
+    """The reader of another checkout, by the lists that it gave, or those of the user's own files."""
     from .plugins import load_plugins
 
-    if task["foreign"]:
-        root, entries, own = task["foreign"]
-        other = Checkout(Path(root))
-        other.entries, other.facts = entries, other.ask("describe", entries=entries)
-        DATASET_REGISTRY.register(type(name, (Reader,), {"checkout": other, "own": own}), force=True)
+    if task["lists"]:
+        given = {subset: of_data(lists) for subset, lists in task["lists"].items()}
+        read = lambda self, cfg: DatasetBase.__init__(self, **given[cfg.DATASET.SUBSAMPLE_CLASSES])  # noqa: E731
+        DATASET_REGISTRY.register(type(name, (DatasetBase,), {"__init__": read}), force=True)
     load_plugins(task["plugins"])
 
 
