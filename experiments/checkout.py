@@ -17,7 +17,7 @@ import cilmp
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.run_folder import flatten
-from dassl.utils.errors import MissingFile, Terminated, UserError
+from dassl.utils.errors import ConfigError, MissingFile, Terminated, UserError
 from dassl.utils.io import read_json, sha256_of
 
 ROOMS = ("trainers", "datasets")  # the packages that make a folder a checkout
@@ -87,6 +87,8 @@ class Checkout:
         entry = "" if path.is_dir() else path.relative_to(self.root).as_posix()
         if entry in self.entries:
             return
+        if not entry and not (self.root / "train.py").is_file():
+            raise MissingFile(f"{self.root} has no train.py that says what it holds; give one of its files")
         self.facts = self.ask("describe", entries=[*self.entries, entry])
         self.entries.append(entry)
         self._register("trainers", TRAINER_REGISTRY, Trainer)
@@ -175,8 +177,10 @@ def weights_file(backbone):
     """The file that WEIGHTS or BACKBONE (FILE, NAME::FILE) gives to a checkout's trainer; "" where it loads its own.
 
     Raises:
-        MissingFile: WEIGHTS is no file.
+        MissingFile: WEIGHTS is no file. ConfigError: our demo backbone, which no checkout knows.
     """
+    if backbone.NAME == "demo":
+        raise ConfigError("the trainer of a checkout brings its own backbones, and demo is none: BACKBONE=ViT-B/16")
     path = Path(backbone.WEIGHTS or backbone.NAME.rpartition("::")[2]).expanduser()
     if path.is_file():
         return str(path.absolute())

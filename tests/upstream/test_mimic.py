@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cilmp.experiments.checkout import Checkout, root_of
+from cilmp.experiments.checkout import Checkout, root_of, weights_file
 from cilmp.experiments.plugins import load_plugins
+from dassl.config import CfgNode
 from dassl.utils.errors import UserError
 from dassl.utils.paths import REPO
 
@@ -98,9 +99,19 @@ def test_train_py_with_its_own_yaml_and_keys_on_our_data(place, tmp_path):
     settings = found["spec"]["settings"]
     assert settings["TRAINER.COOP.SCALE"] == 2.0 and settings["OPTIM.LR"] == 1e-3
     assert settings["RUN.CHECKOUT"] == "mimic" and found["method"] == "mimic.CoOp"
-    code, said = call(place, *words, "--backbone", "demo", *options, "OUTPUT_DIR", tmp_path / "demo")
-    last = said.splitlines()[-1]
-    assert code == 2 and last.startswith("error: mimic.CoOp brings its own backbones, and demo is none")
+
+
+def test_weights_are_a_file_or_its_own(place):
+    node = CfgNode({"NAME": "ViT-B/16", "WEIGHTS": ""})
+    assert weights_file(node) == ""
+    for node.NAME, node.WEIGHTS in ((place / "small.pt", ""), (f"ViT-B-16::{place / 'small.pt'}", ""),
+                                    ("ViT-B/16", place / "small.pt")):  # fmt: skip
+        node.NAME, node.WEIGHTS = str(node.NAME), str(node.WEIGHTS)
+        assert weights_file(node) == str(place / "small.pt")
+    with pytest.raises(UserError, match="no such file"):
+        weights_file(CfgNode({"NAME": "ViT-B/16", "WEIGHTS": "gone.pt"}))
+    with pytest.raises(UserError, match="brings its own backbones, and demo is none"):
+        weights_file(CfgNode({"NAME": "demo", "WEIGHTS": ""}))
 
 
 def test_which_files_are_of_a_checkout(tmp_path):
@@ -113,8 +124,9 @@ def test_which_files_are_of_a_checkout(tmp_path):
 
 @pytest.mark.parametrize("text, words", [
     ("raise RuntimeError('no luck today')", "RuntimeError: no luck today - FILE, line 1"),
-    ("import nowhere_to_be_found", "needs a module that is not installed: nowhere_to_be_found - FILE, line 1"),
-    ("NOTHING = True", "FILE registers no trainer and no reader"),
+    pytest.param("import nowhere_to_be_found",
+                 "needs a module that is not installed: nowhere_to_be_found - FILE, line 1", marks=pytest.mark.slow),
+    pytest.param("NOTHING = True", "FILE registers no trainer and no reader", marks=pytest.mark.slow),
     ("import sys\nsys.exit(4)", "it calls exit(4) - FILE, line 2"),
     ("import os\nos._exit(5)", "ended with code 5 and without an answer"),
 ])  # fmt: skip
