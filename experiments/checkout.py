@@ -5,6 +5,7 @@ here: each task is done in a process of its own, the checkout's folder first on 
 trainers are names to be run, and its readers give the lists that were read there.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -26,7 +27,9 @@ ROOMS = ("trainers", "datasets")  # the packages that make a folder a checkout
 def root_of(path):
     """The checkout that a plugin is (its folder, or its train.py) or lies in (a file of trainers/ or datasets/); None
     for a file of one's own. This repository is none: its rooms are imported."""
-    path = Path(path).resolve()
+    path = Path(path).expanduser().resolve()
+    if not path.exists():  # a module's name
+        return None
     inside = [p.parent for p in path.parents if p.name in ROOMS]
     found = [path] if path.is_dir() else [*inside, *([path.parent] if path.name == "train.py" else [])]
     return next((root for root in found if root != cilmp.CHECKOUT and _holds_rooms(root)), None)
@@ -138,11 +141,12 @@ class Checkout:
         reader = DATASET_REGISTRY.get(spec.dataset) if spec.dataset in DATASET_REGISTRY else None
         theirs = getattr(reader, "checkout", None)
         lists = None if theirs in (None, self) else self._lists_of(reader, spec)
-        plain = [os.path.abspath(p) if p.endswith(".py") else p for p in spec.plugins if root_of(p) is None]
+        own_files = reader is not None and theirs is None and reader.__module__.split(".")[0] != "cilmp"
+        plain = [_absolute(p) for p in spec.plugins if root_of(p) is None] if own_files else []
         self.ask(
             "run", trainer=TRAINER_REGISTRY.get(spec.method).own, config=flatten(spec.config), facts=facts, how=how,
             weights=weights_file(spec.config.MODEL.BACKBONE), reader=reader.own if theirs is self else None,
-            lists=lists, plugins=[] if theirs else plain,
+            lists=lists, plugins=plain,
         )  # fmt: skip
 
     @staticmethod
@@ -173,6 +177,11 @@ class Checkout:
         return found
 
 
+def _absolute(plugin):
+    """The same from another working folder; the name of a module stays."""
+    return os.path.abspath(os.path.expanduser(plugin)) if plugin.endswith(".py") else plugin
+
+
 def weights_file(backbone):
     """The file that WEIGHTS or BACKBONE (FILE, NAME::FILE) gives to a checkout's trainer; "" where it loads its own.
 
@@ -199,19 +208,18 @@ def _in_process(task, quiet):
     sys.stdout.flush()
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, text=True, env=environ,
                              start_new_session=True)  # fmt: skip
+    with contextlib.suppress(BrokenPipeError):  # it ended before it read: then there is no answer
+        child.stdin.write(json.dumps(task) + "\n")
+        child.stdin.flush()
     stopped = None
     while True:
         try:
-            if task is not None:
-                task = child.stdin.write(json.dumps(task) + "\n") and None
-                child.stdin.flush()
             child.wait()
             break
-        except BrokenPipeError:  # it ended before it read: no answer
-            continue
         except KeyboardInterrupt as stop:
             stopped = stop
             child.send_signal(signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+    child.stdin.close()
     if stopped is not None:
         raise stopped
     return child.returncode

@@ -26,9 +26,9 @@ def show(trial, kind, name, way, outcome):
 
 
 def test_every_trainer_runs_as_a_plugin_as_it_runs_by_its_own_train_py(trial):
-    own = {}
-    for name in trial.facts["trainers"]:
-        own[name] = trial.own_trainer(name)
+    own = trial.own_trainers()
+    assert set(own) == set(trial.facts["trainers"]), trial.said
+    for name in own:
         show(trial, "trainer", name, "train.py", own[name])
     plugin = trial.plugin_trainers()
     for name in own:

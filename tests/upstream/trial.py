@@ -55,8 +55,10 @@ class Trial:
 
     @property
     def options(self):
-        """Small images, one thread of loading, float32."""
-        precisions = [word for key in self.facts["config"] if key.endswith(".PREC") for word in (key, "fp32")]
+        """Small images, one thread of loading, float32 but where the towers cast to half themselves (CILMP's)."""
+        half = "x.to(torch.float16)" in (self.root / "clip" / "model.py").read_text(encoding="utf-8")
+        keys = [] if half else [key for key in self.facts["config"] if key.endswith(".PREC")]
+        precisions = [word for key in keys for word in (key, "fp32")]
         small = ["INPUT.SIZE", "(48,48)", "DATALOADER.TRAIN_X.BATCH_SIZE", "2"]
         return [*small, "DATALOADER.NUM_WORKERS", "0", *precisions]
 
@@ -66,18 +68,15 @@ class Trial:
                               timeout=1800)  # fmt: skip
         return done.stdout + "\n" + done.stderr
 
-    def own_trainer(self, name):
-        """Its train.py: the last line of the evaluation, or of the error."""
-        words = [HERE / "theirs.py", self.weights, "--root", self.place / "data_own", "--seed", 1, "--trainer", name,
-                 "--config-file", REPO / "configs" / "trainers" / "common.yaml", "--output-dir",
-                 self.place / "own" / name]  # fmt: skip
-        options = ["DATASET.NAME", self.dataset, "DATASET.NUM_SHOTS", 1, "OPTIM.MAX_EPOCH", 1,
-                   "MODEL.BACKBONE.NAME", "ViT-B/16", *self.options]  # fmt: skip
-        said = self.call([*words, *options], self.root)
-        if "NotImplementedError" in said:  # nothing to train
-            said = self.call([*words, "--eval-only", *options], self.root)
-        found = re.findall(r"\* accuracy: ([\d.]+)%", said)
-        return float(found[-1]) if found and "Traceback" not in said else last_line(said)
+    def own_trainers(self):
+        """Its train.py: {name: accuracy, or the words of its failure}."""
+        words = [HERE / "theirs.py", self.weights, self.place / "own", ",".join(self.facts["trainers"]), "--root",
+                 self.place / "data_own", "--seed", 1, "--config-file", REPO / "configs" / "trainers" / "common.yaml",
+                 "DATASET.NAME", self.dataset, "DATASET.NUM_SHOTS", 1, "OPTIM.MAX_EPOCH", 1, "MODEL.BACKBONE.NAME",
+                 "ViT-B/16", *self.options]  # fmt: skip
+        self.said = self.call(words, self.root)
+        found = re.findall(r"^===(\S+): (?:accuracy ([\d.]+)|(.*))", self.said, re.M)
+        return {name: float(accuracy) if accuracy else failure for name, accuracy, failure in found}
 
     def plugin_trainers(self):
         """All of its trainers in one table of ours: {name: accuracy, or the words of its failure}."""
@@ -109,13 +108,6 @@ class Trial:
             return str(error)
         parts = (lists["train_x"], lists["val"], lists["test"])
         return [[[os.path.basename(path), label, classname] for path, label, _, classname in p or []] for p in parts]
-
-
-def last_line(said):
-    """Of an error: kind and words."""
-    lines = said.strip().split("\n")
-    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b|error: ", line)]
-    return (errors or lines)[-1][:200]
 
 
 def _random_weights(source, path):
