@@ -102,16 +102,14 @@ def test_train_py_with_its_own_yaml_and_keys_on_our_data(place, tmp_path):
 
 
 def test_weights_are_a_file_or_its_own(place):
-    node = CfgNode({"NAME": "ViT-B/16", "WEIGHTS": ""})
-    assert weights_file(node) == ""
-    for node.NAME, node.WEIGHTS in ((place / "small.pt", ""), (f"ViT-B-16::{place / 'small.pt'}", ""),
-                                    ("ViT-B/16", place / "small.pt")):  # fmt: skip
-        node.NAME, node.WEIGHTS = str(node.NAME), str(node.WEIGHTS)
-        assert weights_file(node) == str(place / "small.pt")
+    file = str(place / "small.pt")
+    asked = lambda name, weights="": weights_file(CfgNode({"NAME": name, "WEIGHTS": weights}))  # noqa: E731
+    assert asked("ViT-B/16") == ""
+    assert asked(file) == asked(f"ViT-B-16::{file}") == asked("ViT-B/16", file) == file
     with pytest.raises(UserError, match="no such file"):
-        weights_file(CfgNode({"NAME": "ViT-B/16", "WEIGHTS": "gone.pt"}))
+        asked("ViT-B/16", "gone.pt")
     with pytest.raises(UserError, match="brings its own backbones, and demo is none"):
-        weights_file(CfgNode({"NAME": "demo", "WEIGHTS": ""}))
+        asked("demo")
 
 
 def test_which_files_are_of_a_checkout(tmp_path):

@@ -20,6 +20,7 @@ import torch
 if not torch.cuda.is_available():  # some of theirs call .cuda() whatever there is
     torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *args, **kwargs: self
 """
+HALF = ("MAPLE", "PROMPTSRC")  # nodes of MaPLe, PromptSRC and official CILMP
 LEFT_OUT = shutil.ignore_patterns(".git", "__pycache__", "assets", "docs", "*.png", "*.jpg")
 
 
@@ -55,9 +56,8 @@ class Trial:
 
     @property
     def options(self):
-        """Small images, one thread of loading, float32 but where the towers cast to half themselves (CILMP's)."""
-        half = "x.to(torch.float16)" in (self.root / "clip" / "model.py").read_text(encoding="utf-8")
-        keys = [] if half else [key for key in self.facts["config"] if key.endswith(".PREC")]
+        """Small images, one thread of loading, float32 but where their code casts to half whatever PREC says."""
+        keys = [key for key in self.facts["config"] if key.endswith(".PREC") and key.split(".")[1] not in HALF]
         precisions = [word for key in keys for word in (key, "fp32")]
         small = ["INPUT.SIZE", "(48,48)", "DATALOADER.TRAIN_X.BATCH_SIZE", "2"]
         return [*small, "DATALOADER.NUM_WORKERS", "0", *precisions]
@@ -81,8 +81,8 @@ class Trial:
     def plugin_trainers(self):
         """All of its trainers in one table of ours: {name: accuracy, or the words of its failure}."""
         named = {self.named("trainers", own): own for own in self.facts["trainers"]}
-        words = [REPO / "cilmp", "run", "few_shot", ",".join(named), self.named("readers", self.dataset), 1]
-        environ = {"PLUGIN": self.root, "DATA": self.place / "data_plugin", "BACKBONE": "ViT-B/16", "SHOTS": 1,
+        words = [REPO / "cilmp", "run", "few_shot", next(iter(named)), self.named("readers", self.dataset), 1]
+        environ = {"METHODS": " ".join(named), "PLUGIN": self.root, "DATA": self.place / "data_plugin", "BACKBONE": "ViT-B/16", "SHOTS": 1,
                    "WEIGHTS": self.weights, "EPOCHS": 1, "OPTS": " ".join(self.options)}  # fmt: skip
         self.said = self.call(words, self.place, **environ)
         found = {}
