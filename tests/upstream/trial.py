@@ -82,8 +82,9 @@ class Trial:
         """All of its trainers in one table of ours: {name: accuracy, or the words of its failure}."""
         named = {self.named("trainers", own): own for own in self.facts["trainers"]}
         words = [REPO / "cilmp", "run", "few_shot", next(iter(named)), self.named("readers", self.dataset), 1]
-        environ = {"METHODS": " ".join(named), "PLUGIN": self.root, "DATA": self.place / "data_plugin", "BACKBONE": "ViT-B/16", "SHOTS": 1,
-                   "WEIGHTS": self.weights, "EPOCHS": 1, "OPTS": " ".join(self.options)}  # fmt: skip
+        environ = {"METHODS": " ".join(named), "PLUGIN": self.root, "DATA": self.place / "data_plugin", "SHOTS": 1,
+                   "EPOCHS": 1, "BACKBONE": "ViT-B/16", "WEIGHTS": self.weights,
+                   "OPTS": " ".join(self.options)}  # fmt: skip
         self.said = self.call(words, self.place, **environ)
         found = {}
         for line in self.said.splitlines():
