@@ -59,8 +59,9 @@ class Trial:
         """Small images, one thread of loading, float32 but where their code casts to half whatever PREC says."""
         keys = [key for key in self.facts["config"] if key.endswith(".PREC") and key.split(".")[1] not in HALF]
         precisions = [word for key in keys for word in (key, "fp32")]
-        small = ["INPUT.SIZE", "(48,48)", "DATALOADER.TRAIN_X.BATCH_SIZE", "2"]
-        return [*small, "DATALOADER.NUM_WORKERS", "0", *precisions]
+        small = ["INPUT.SIZE", "(48,48)", "DATALOADER.TRAIN_X.BATCH_SIZE", "2", "DATALOADER.NUM_WORKERS", "0"]
+        losses = [key for key in ("LOSS.NAME", "TRAINER.PROGRAD.NAME") if key in self.facts["config"]]  # ProGrad's
+        return [*small, *precisions, *(word for key in losses for word in (key, "prograd"))]
 
     def call(self, words, cwd, **environ):
         env = self.env | {k: str(v) for k, v in environ.items()}
