@@ -69,9 +69,11 @@ def spec_of(args):
     from dassl.config import merge_from_file, merge_from_list, set_key
 
     from .reads import Reads
-    from .settings import base_config
+    from .settings import base_config, own_base
 
     cfg = base_config(args.plugin)
+    if args.trainer:
+        cfg = own_base(cfg, args.trainer)
     for path in (args.dataset_config_file, args.config_file):
         if path:
             merge_from_file(cfg, path)
@@ -84,6 +86,8 @@ def spec_of(args):
     for key, value in (("--trainer", cfg.TRAINER.NAME), ("--dataset", cfg.DATASET.NAME)):
         if not value:
             raise ConfigError(f"give {key} (see python train.py --list)")
+    if own_base(cfg, cfg.TRAINER.NAME).RUN.get("CHECKOUT") != cfg.RUN.get("CHECKOUT"):
+        raise ConfigError(f"{cfg.TRAINER.NAME} is of a checkout, with keys of its own: name it with --trainer")
     cfg.freeze()
     part = "test" if args.eval_only else "train"
     spec = RunSpec(cfg, "single", part, "flags", plugins=tuple(args.plugin)).resolved(Reads())
