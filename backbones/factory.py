@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from dassl.utils.errors import ConfigError, UserError
+from dassl.utils.hub import HubError
 
 from . import hub
 from .checkpoints import MARKERS, copy_into, read_pmc_clip, read_state
@@ -15,7 +16,7 @@ from .families import image_parts, text_parts
 from .model import PromptableCLIP
 from .recipes import resolve
 from .registry import BIOMED_BERT
-from .tokens import SPECIAL, clip_bpe, local_tokenizer, stand_in, transformers_tokenizer
+from .tokens import SPECIAL, clip_bpe, local_tokenizer, stand_in, told, transformers_tokenizer
 
 log = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": torch.float32}
@@ -37,11 +38,11 @@ def load(name, weights=None, precision="fp32", device="cpu"):
         raise ConfigError(f"precision {precision!r}: choose {', '.join(DTYPES)}")
     recipe = resolve(name, weights)
     if recipe.source[0] == "random":
-        model, tokenizer = build(recipe.config, recipe.bert, seed=recipe.source[1]), tokenizer_of(recipe)
+        model, tokenizer = _build(recipe, seed=recipe.source[1]), tokenizer_of(recipe)
     else:
         state, label = _state_of(recipe)  # first: without the files there is nothing to build for
         _check_activation(recipe, state, label)
-        model, tokenizer = build(recipe.config, recipe.bert), tokenizer_of(recipe)
+        model, tokenizer = _build(recipe), tokenizer_of(recipe)
         copy_into(model, {**{k: torch.tensor(v) for k, v in recipe.extra.items()}, **state}, label)
     clip = wrap(model, tokenizer, facts_of(recipe)).to(device)
     clip.text.to(DTYPES[precision])
@@ -67,6 +68,21 @@ def input_facts(name, weights=None):
 
 def facts_of(recipe):
     return {"name": recipe.name, "mean": recipe.mean, "std": recipe.std, "interpolation": recipe.interpolation}
+
+
+def _build(recipe, seed=0):
+    """`build` of a recipe; where nothing says how its BERT is shaped, the BERT's own repository does."""
+    config = copy.deepcopy(recipe.config)
+    if recipe.bert is None and (source := config["text_cfg"].get("hf_model_name")):
+        config["text_cfg"]["hf_model_name"] = str(hub.bert_folder(recipe.name, source))
+    try:
+        return build(config, recipe.bert, seed)
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:  # whatever a wrong key makes of it
+        where = recipe.described or recipe.name
+        reason = (str(error).splitlines() or [""])[0][:160]
+        raise UserError(f"{where} describes no model that open_clip can build ({type(error).__name__}: {reason})") from None
 
 
 def build(config, bert=None, seed=0):
@@ -160,16 +176,15 @@ def tokenizer_of(recipe):
         if found := local_tokenizer(folder, **kwargs):
             _check_vocabulary(found, source, (recipe.bert or {}).get("vocab_size"), folder)
             return found
-    if not (hub.in_cache(source, "tokenizer_config.json") or hub.reachable("https://huggingface.co")):
-        raise UserError(
-            f"the vocabulary of backbone {recipe.name} ({source}) is not on this machine and the hub cannot be "
-            "reached: put its vocab.txt (or tokenizer_config.json and all) beside the checkpoint, or set BACKBONE=demo"
-        )
     try:
-        return transformers_tokenizer(source, **kwargs)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the vocabulary {source} of {recipe.name} cannot be read: {reason}") from None
+        return transformers_tokenizer(hub.tokenizer_folder(source), **kwargs)
+    except HubError as error:
+        raise UserError(
+            f"the vocabulary of backbone {recipe.name} ({source}) is not on this machine and {error}: put its "
+            "vocab.txt (or tokenizer_config.json and all) beside the checkpoint, or set BACKBONE=demo"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the vocabulary {source} of {recipe.name} cannot be read: {told(error)}") from None
 
 
 def _check_vocabulary(tokenizer, source, rows, folder):

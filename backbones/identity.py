@@ -32,7 +32,7 @@ def weights_sha256(name, weights=None):
 
 def _source(name, weights):
     """`Recipe.source`, without reading a checkpoint for its shapes or asking the hub for a configuration."""
-    if name.startswith("hf-hub:") and not hub.in_cache(name.removeprefix("hf-hub:"), "open_clip_config.json"):
+    if name.startswith("hf-hub:") and not hub.in_cache(name.removeprefix("hf-hub:"), recipes.CONFIG):
         return recipes._source(weights) if weights else ("hub", name.removeprefix("hf-hub:"), ())
     alone = name not in ROWS and "::" not in name and Path(name).suffix in recipes.SUFFIXES
     if alone and (weights or Path(name).expanduser().is_file()):
@@ -50,8 +50,7 @@ def _tagged(entry):
     """The file of an open_clip table entry where its cache has it."""
     if place := entry.get("hf_hub"):
         repository, filename = os.path.split(place)
-        return _on_hub(repository, (filename,) if filename else ("open_clip_model.safetensors",
-                                                                 "open_clip_pytorch_model.bin"))  # fmt: skip
+        return _on_hub(repository, (filename,) if filename else hub.OPEN_CLIP)
     path = Path("~/.cache/clip").expanduser() / os.path.basename(entry["url"])
     return [path] if path.is_file() else []
 
