@@ -82,7 +82,7 @@ def convert(block):
     kind = type(block).__name__
     makers = {"ResidualAttentionBlock": from_open_clip, "Block": from_timm, "BertLayer": from_bert}
     if kind not in makers:
-        raise UserError(f"transformer blocks of type {kind} are not supported; choose a plain ViT, RN, BERT or SigLIP")
+        raise UserError(f"transformer blocks of type {kind}")
     return makers[kind](block)
 
 
@@ -101,8 +101,8 @@ def from_timm(block):
     """Block of a timm vision_transformer.Block."""
     attn, mlp = block.attn, block.mlp
     extras = [attn.q_norm, attn.k_norm, getattr(attn, "norm", None), getattr(attn, "gate", None), mlp.norm]
-    if any(not isinstance(m, (nn.Identity, type(None))) for m in extras):
-        raise UserError("timm blocks with q/k norms, scale norms or gates are not supported")
+    if type(mlp).__name__ != "Mlp" or any(not isinstance(m, (nn.Identity, type(None))) for m in extras):
+        raise UserError("timm blocks with q/k norms, scale norms or gates")
     q, k, v = _split(attn.qkv.weight, attn.qkv.bias)
     return Block(
         "pre", attn.num_heads, q=q, k=k, v=v, out=attn.proj,

@@ -16,7 +16,7 @@ from .families import image_parts, text_parts
 from .model import PromptableCLIP
 from .recipes import resolve
 from .registry import BIOMED_BERT
-from .tokens import SPECIAL, clip_bpe, local_tokenizer, stand_in, told, transformers_tokenizer
+from .tokens import SPECIAL, clip_bpe, kind_of, local_tokenizer, stand_in, told, transformers_tokenizer
 
 log = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": torch.float32}
@@ -77,12 +77,11 @@ def _build(recipe, seed=0):
         config["text_cfg"]["hf_model_name"] = str(hub.bert_folder(recipe.name, source))
     try:
         return build(config, recipe.bert, seed)
-    except UserError:
-        raise
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:  # whatever a wrong key makes of it
-        where = recipe.described or recipe.name
-        reason = (str(error).splitlines() or [""])[0][:160]
-        raise UserError(f"{where} describes no model that open_clip can build ({type(error).__name__}: {reason})") from None
+        if not recipe.described or isinstance(error, UserError):
+            raise
+        reason = f"{type(error).__name__}: {told(error)}"
+        raise UserError(f"{recipe.described} describes no model that open_clip can build ({reason})") from None
 
 
 def build(config, bert=None, seed=0):
@@ -167,8 +166,7 @@ def tokenizer_of(recipe):
         return clip_bpe()
     if recipe.source[0] == "random":
         log.warning("%s: random weights, so a stand-in tokenizer (its ids are no published vocabulary's)", recipe.name)
-        kind = "bert" if "hf_model_name" in text else "siglip"
-        return stand_in(kind, (recipe.bert or {}).get("vocab_size") or text.get("vocab_size", 30522))
+        return stand_in(kind_of(text), (recipe.bert or {}).get("vocab_size") or text.get("vocab_size", 30522))
     kwargs = text.get("tokenizer_kwargs") or {}
     if recipe.source[0] == "file":
         beside = Path(recipe.source[1])

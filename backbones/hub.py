@@ -1,5 +1,5 @@
-"""Published weights, configurations and vocabularies: from the local caches, else fetched and compared (see dassl.utils.hub),
-else one clear line that says what to set instead."""
+"""Published weights, configurations and vocabularies: from the local caches, else fetched and compared (dassl.utils.hub
+does both), else one clear line that says what to set instead."""
 
 import os
 import tempfile
@@ -9,7 +9,8 @@ from dassl.utils import hub
 from dassl.utils.errors import UserError
 from dassl.utils.io import read_json_object
 
-OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # its own names; the first there is
+from .registry import OPEN_CLIP_FILES
+
 VOCABULARY = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "tokenizer.json")
 TOKENIZER = ("config.json", "merges.txt", *VOCABULARY, "special_tokens_map.json", "added_tokens.json",
              "tokenizer_config.json")  # fmt: skip
@@ -19,7 +20,7 @@ def pretrained_file(name, entry):
     """Local path of an open_clip table entry (hub repository or address)."""
     if place := entry.get("hf_hub"):
         repository, filename = os.path.split(place)
-        return hub_files(name, repository, (filename,) if filename else OPEN_CLIP, one=True)[0]
+        return hub_files(name, repository, (filename,) if filename else OPEN_CLIP_FILES, one=True)[0]
     return _from_address(name, entry["url"])
 
 

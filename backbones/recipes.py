@@ -6,7 +6,7 @@
 """
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dassl.utils.errors import ConfigError, MissingFile, UserError, unknown_name
@@ -14,7 +14,7 @@ from dassl.utils.io import read_json, read_json_object
 
 from . import hub
 from .checkpoints import architecture_of, read_state
-from .registry import BERT_BASE, BIOMED_BERT, OPENAI_MEAN, OPENAI_STD, ROWS
+from .registry import BERT_BASE, BIOMED_BERT, OPEN_CLIP_FILES, OPENAI_MEAN, OPENAI_STD, ROWS
 
 CONFIG = "open_clip_config.json"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
@@ -57,7 +57,7 @@ def resolve(name, weights=None):
     """
     name, weights = str(name).strip(), str(weights).strip() if weights else None
     if name in ROWS:
-        recipe = _from_row(name, ROWS[name])
+        recipe = _from_row(name, ROWS[name], weights)
     elif "::" in name:
         recipe = _from_pair(name, *name.split("::", 1))
     elif name.startswith("hf-hub:"):
@@ -71,9 +71,14 @@ def resolve(name, weights=None):
     return _with_weights(recipe, weights)
 
 
-def _from_row(name, row):
+def _from_row(name, row, weights):
     if row.folder:
         return _from_folder(name, Path(__file__).parent / row.folder)
+    if row.own_config and not _is_random(weights):
+        if not weights:
+            return replace(_from_hub(f"hf-hub:{row.hub[0]}"), name=name)
+        recipe = _from_file(Path(weights).expanduser())
+        return replace(recipe, name=f"{name}-{recipe.name}")
     config = _open_clip_config(row.arch) if isinstance(row.arch, str) else copy.deepcopy(row.arch)
     source = ("hub", *row.hub) if row.hub else ("tag", _table_entry(row.arch, row.tag))
     parts = row.hub[1] if row.layout == "pmc_clip" else ()
@@ -118,7 +123,8 @@ def _from_open_clip(name, weights):
 
     if name not in open_clip.list_models():
         raise unknown_name(
-            "backbone", name, ROWS, "Or MODEL::TAG of open_clip, MODEL::FILE, hf-hub:ORG/REPO, local-dir:PATH, or a checkpoint file."
+            "backbone", name, ROWS,
+            "Or MODEL::TAG of open_clip, MODEL::FILE, hf-hub:ORG/REPO, local-dir:PATH, or a checkpoint file.",
         )
     if not weights:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none published"
@@ -129,18 +135,18 @@ def _from_open_clip(name, weights):
 def _from_hub(name):
     repository = name.removeprefix("hf-hub:")
     (path,) = hub.hub_files(name, repository, (CONFIG,))
-    return _from_json(name, path, ("hub", repository, hub.OPEN_CLIP))
+    return _from_json(name, path, ("hub", repository, OPEN_CLIP_FILES))
 
 
 def _from_local_dir(folder, weights):
     """What open_clip writes to a folder (`push_to_hf_hub`, `save_for_hf`): configuration, weights, tokenizer files."""
     if not folder.is_dir():
         raise MissingFile(f"no such folder: {folder}")
-    there = [folder / f for f in hub.OPEN_CLIP if (folder / f).is_file()]
+    there = [folder / f for f in OPEN_CLIP_FILES if (folder / f).is_file()]
     if not (folder / CONFIG).is_file():
         raise MissingFile(f"{folder} holds no {CONFIG}: name the checkpoint file in it, as MODEL::FILE")
     if not there and not weights:
-        raise MissingFile(f"{folder} holds none of the weights {', '.join(hub.OPEN_CLIP)}")
+        raise MissingFile(f"{folder} holds none of the weights {', '.join(OPEN_CLIP_FILES)}")
     return _from_json(folder.resolve().name, folder / CONFIG, ("file", (there or [folder])[0]))
 
 
@@ -152,8 +158,8 @@ def _from_json(name, path, source):
     """
     content = read_json_object(path)
     config, facts = content.get("model_cfg", content), content.get("preprocess_cfg", {})
-    parts = [config, facts] + [config.get(k) for k in ("text_cfg", "vision_cfg")] if isinstance(config, dict) else [None]
-    if not all(isinstance(p, dict) for p in parts):
+    parts = [config.get(k) for k in ("text_cfg", "vision_cfg")] if isinstance(config, dict) else [None]
+    if not all(isinstance(p, dict) for p in [*parts, facts]):
         raise UserError(f"{path} is no open_clip configuration (model_cfg with text_cfg and vision_cfg)")
     bert = BERT_BASE if config["text_cfg"].get("hf_model_name") == BIOMED_BERT else None
     return Recipe(name, config, source, bert, **_facts(facts), described=str(path))
@@ -179,8 +185,12 @@ def _with_weights(recipe, weights):
     return recipe
 
 
+def _is_random(weights):
+    return bool(weights) and (weights == "random" or weights.startswith("random:"))
+
+
 def _source(weights):
-    if weights == "random" or weights.startswith("random:"):
+    if _is_random(weights):
         seed = weights.partition(":")[2] or "0"
         if not seed.isdigit():
             raise ConfigError(f"weights {weights!r}: the seed must be a whole number, as in random:1")

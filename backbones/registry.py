@@ -18,6 +18,7 @@ class Row:
     layout: "state" (one file holds all weights; of several hub files the first that exists is taken) or "pmc_clip"
         (all three files are needed: image tower, text tower, projection).
     bert: fields of the BERT configuration, so that the architecture needs no hub.
+    own_config: trained weights are built as the open_clip_config.json beside them says; `arch` is for random ones.
     """
 
     about: str
@@ -30,6 +31,7 @@ class Row:
     mean: tuple = OPENAI_MEAN
     std: tuple = OPENAI_STD
     interpolation: str = "bicubic"
+    own_config: bool = False
     extra: dict = field(default_factory=dict)  # tensors that the published files lack: {key: value}
 
 
@@ -42,6 +44,13 @@ def _bert_text(**more):
             "hf_pooler_type": "cls_last_hidden_state_pooler", "context_length": 256, **more}  # fmt: skip
 
 
+OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # what open_clip itself uploads
+BIOMED_CLIP = {
+    "embed_dim": 512,
+    "vision_cfg": {"timm_model_name": "vit_base_patch16_224", "timm_pool": "", "timm_proj": "linear",
+                   "image_size": 224},
+    "text_cfg": _bert_text(),
+}  # fmt: skip
 BERT_BASE = {"vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
              "intermediate_size": 3072, "max_position_embeddings": 512, "pad_token_id": 0}  # fmt: skip
 
@@ -54,14 +63,8 @@ ROWS = {
     "ViT-L/14@336px": _openai("ViT-L-14-336-quickgelu", "OpenAI CLIP, ViT-L/14 at 336 pixels"),
     "BiomedCLIP": Row(
         "PubMedBERT text tower, timm ViT-B/16, 15 M biomedical figures",
-        arch={
-            "embed_dim": 512,
-            "vision_cfg": {"timm_model_name": "vit_base_patch16_224", "timm_pool": "", "timm_proj": "linear",
-                           "image_size": 224},
-            "text_cfg": _bert_text(),
-        },
-        hub=("microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
-             ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")),
+        arch=BIOMED_CLIP,
+        hub=("microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224", OPEN_CLIP_FILES),
         bert=BERT_BASE,
     ),
     "PubMedCLIP": Row(
@@ -93,7 +96,40 @@ ROWS = {
         hub=("UzairK/unimed-clip-vit-b16", ("unimed_clip_vit_b16.pt",)),
         bert=BERT_BASE,
     ),
+    "QuiltNet-B-32": Row(
+        "ViT-B/32 on Quilt-1M's histopathology",
+        arch="ViT-B-32",
+        hub=("wisdomik/QuiltNet-B-32", OPEN_CLIP_FILES),
+    ),
+    "QuiltNet-B-16": Row(
+        "ViT-B/16 on Quilt-1M's histopathology",
+        arch="ViT-B-16",
+        hub=("wisdomik/QuiltNet-B-16", OPEN_CLIP_FILES),
+    ),
+    "QuiltNet-B-16-PMB": Row(
+        "BiomedCLIP's architecture on Quilt-1M's histopathology",
+        arch=BIOMED_CLIP,
+        hub=("wisdomik/QuiltNet-B-16-PMB", OPEN_CLIP_FILES),
+        bert=BERT_BASE,
+    ),
+    "MedPMC-CLIP": Row(
+        "ViT-L/14, 11 M curated medical figures of PubMed Central",
+        arch="ViT-L-14",
+        hub=("Yale-BIDS-Chen/medpmc-clip-l-14_jun24_v1", ("open_clip_pytorch_model.safetensors",)),
+    ),
+    "DermLIP": Row(
+        "ViT-B/16 on Derm1M's skin images",
+        arch="ViT-B-16",
+        hub=("redlessone/DermLIP_ViT-B-16", OPEN_CLIP_FILES),
+        own_config=True,  # trained from OpenAI's weights: whether with their activation, only its configuration says
+    ),
     "SigLIP": Row("SigLIP ViT-B/16 (WebLI)", arch="ViT-B-16-SigLIP", tag="webli", mean=HALF, std=HALF),
+    "SigLIP2": Row("SigLIP 2 ViT-B/16 (WebLI)", arch="ViT-B-16-SigLIP2", tag="webli", mean=HALF, std=HALF),
+    "MetaCLIP2": Row(
+        "MetaCLIP 2 ViT-H/14, 300 languages (a token table of 900 000 words)",
+        arch="ViT-H-14-worldwide-quickgelu",
+        tag="metaclip2_worldwide",
+    ),
     "demo": Row("the embedded demo backbone, 64 pixels, for the phantom data only", folder="demo"),
 }  # fmt: skip
 

@@ -44,7 +44,7 @@ class TextTower(nn.Module):
         self.tokenizer = parts.tokenizer
         self.causal, self.pad_masked, self.pooled = parts.causal, parts.pad_masked, parts.pooled
         self.context_length, self.starts = parts.context_length, parts.starts
-        self.ends, self.pad_id = parts.ends, parts.pad_id
+        self.ends, self.end_id, self.pad_id = parts.ends, parts.end_id, parts.pad_id
 
     @property
     def width(self):
@@ -65,13 +65,19 @@ class TextTower(nn.Module):
         """
         width = max(self.context_length + 1, 512)  # wide enough that a text which does not fit is not cut to fit
         ids = self.tokenizer(list(texts), context_length=width)
-        last = ids.argmax(-1) if self.pooled == "eos" else (ids != self.pad_id).sum(-1) - int(self.ends)
+        last = self._last(ids)
         if limit and int(last.max()) >= self.context_length:
             worst = int(last.argmax())
             raise UserError(
                 f"text {texts[worst]!r} has {int(last[worst]) + 1} tokens, the text tower takes {self.context_length}"
             )
         return (ids[:, : self.context_length] if limit else ids), last
+
+    def _last(self, ids):
+        """Index (C,) of the end token, or of the last word where the end is padding."""
+        if self.pooled != "eos":
+            return (ids != self.pad_id).sum(-1) - int(self.ends)
+        return ids.argmax(-1) if self.end_id is None else (ids == self.end_id).int().argmax(-1)
 
     def embed(self, ids):
         """(C, T) -> (C, T, d_t), no positions added."""

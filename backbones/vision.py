@@ -26,14 +26,16 @@ from .autocast import own_precision
 class ImageParts:
     """Modules and facts of one image tower.
 
+    kind: what it is, for messages ("ViT", "ResNet", "ConvNeXt" ...).
     stem: images (B, 3, H, H) -> tokens (B, S, d_v), positions added; the whole tower if there are no blocks.
     pre_norm: norm before the first block.
-    blocks: `Block`s in order; empty for towers without tokens.
+    blocks: `Block`s in order; empty for towers that no prompt can reach.
     head: tokens (B, S', d_v) -> (B, d); S' = 1 if `one_token`.
     prefix: tokens before the patches (class token, registers).
     one_token: whether the head reads the first token only.
     """
 
+    kind: str
     stem: nn.Module
     size: int
     pre_norm: nn.Module = None
@@ -57,12 +59,12 @@ class ImageTower(nn.Module):
         self.stem, self.head = parts.stem, parts.head or nn.Identity()
         self.pre_norm = parts.pre_norm or nn.Identity()
         self.blocks = nn.ModuleList(parts.blocks)
-        self.size, self.prefix, self.one_token = parts.size, parts.prefix, parts.one_token
+        self.kind, self.size, self.prefix, self.one_token = parts.kind, parts.size, parts.prefix, parts.one_token
         self.checkpointing = False
 
     @property
     def width(self):
-        """d_v, or None for towers without tokens (ResNets)."""
+        """d_v, or None for towers that no prompt can reach (ResNets, ConvNeXt ...)."""
         return self.blocks[0].width if len(self.blocks) else None
 
     @property
@@ -80,7 +82,7 @@ class ImageTower(nn.Module):
             replace: "append", or "patches" to overwrite the first n patches.
 
         Raises:
-            UserError: prompts for a tower without tokens; more levels than layers, or more prompts than patches
+            UserError: prompts for a tower that none can reach; more levels than layers, or more prompts than patches
                 to overwrite; images of another size.
         """
         levels = [] if ctx is None or ctx.shape[-2] == 0 else [ctx, *deep]
@@ -106,7 +108,7 @@ class ImageTower(nn.Module):
                 f"{self.size}: set INPUT.SIZE to it (or leave it unset)"
             )
         if levels and not len(self.blocks):
-            raise UserError("this image tower has no tokens to put visual prompts between (a ResNet): use a ViT")
+            raise UserError(f"visual prompts do not reach an image tower of type {self.kind}: use a ViT")
         if len(levels) > max(1, len(self.blocks)):
             raise UserError(f"visual prompts for {len(levels)} layers, the image tower has {len(self.blocks)}")
         if replace not in ("append", "patches"):

@@ -31,8 +31,8 @@ class AdaptedLearner(Learner):
         node, clip = self.node, self.clip
         if node.ENCODER not in TOWERS:
             raise ConfigError(f"ENCODER {node.ENCODER!r}: choose {', '.join(TOWERS)}")
-        if clip.vision_width is None and node.ENCODER != "text":
-            raise ConfigError(f"{clip.name} is a ResNet, without transformer blocks: set ENCODER text")
+        if node.ENCODER != "text":
+            self.needs_blocks("ENCODER text")
         depth = max(len(getattr(clip, tower).blocks) for tower in TOWERS[node.ENCODER])
         if any(not 0 <= number < depth for number in node.LAYERS):
             raise ConfigError(f"LAYERS {list(node.LAYERS)}: the blocks of {clip.name} are 0 to {depth - 1}")

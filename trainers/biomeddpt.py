@@ -28,8 +28,8 @@ class BiomedDPTLearner(Learner):
         super().__init__(node, clip, classnames, context)
         if "{}" not in node.TEMPLATE:
             raise ConfigError(f"TRAINER.BIOMEDDPT.TEMPLATE {node.TEMPLATE!r} needs {{}} where the class name stands")
-        if clip.vision_width is None and node.N_CTX_VISION:
-            raise ConfigError(f"{clip.name} is a ResNet: it has no patches to blank out; set N_CTX_VISION 0")
+        if node.N_CTX_VISION:
+            self.needs_blocks("N_CTX_VISION 0")
         before, after = node.TEMPLATE.split("{}", 1)
         n_ctx = len(clip.text.embed_words(before)) if before.strip() else node.N_CTX
         ctx, _ = init_context(clip.text, before, n_ctx)

@@ -51,7 +51,7 @@ class CILMPLearner(Learner):
         options = {"conditional": node.CONDITIONAL, "orthogonal": node.ORTHOGONAL}
         self.prefix = Intervention(J, D, r, clip.embed_dim, **options)
         self.suffix = Intervention(J, D, r, clip.embed_dim, **options)
-        self.visual = VisualPrompts(clip, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION)
+        self.visual = VisualPrompts(self, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION, "N_CTX_VISION 0")
 
         between = (self.lengths - node.PREFIX_LENGTH - node.SUFFIX_LENGTH).tolist()
         slots = [node.N_CTX_TEXT, node.PREFIX_LENGTH, between, node.SUFFIX_LENGTH]

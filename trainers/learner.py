@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dassl.utils.errors import UserError
+from dassl.utils.errors import ConfigError, UserError
 
 from .precision import full_precision
 
@@ -69,6 +69,24 @@ class Learner(nn.Module):
     def bound_to_classes(cls, node):
         """{name of a learned tensor that serves no other classes (base-to-new, cross-dataset): why}."""
         return {}
+
+    @property
+    def method(self):
+        """Its name, for messages."""
+        return type(self).__name__.removesuffix("Learner")
+
+    def needs_blocks(self, otherwise=""):
+        """Refuse an image tower into which nothing can be put; `otherwise` is the setting that does without.
+
+        Raises:
+            ConfigError: what the tower is, and what to use instead.
+        """
+        if self.clip.vision_width is None:
+            setting = f"set TRAINER.{self.method.upper()}.{otherwise}, or " if otherwise else ""
+            raise ConfigError(
+                f"{self.method} reaches into the blocks of a plain ViT, and the image tower of {self.clip.name} is none "
+                f"({self.clip.image.kind}): {setting}use another backbone, as ViT-B/16 or BiomedCLIP"
+            )
 
     @property
     def clip(self):

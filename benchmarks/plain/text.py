@@ -92,7 +92,7 @@ def _assemble(ids, slots, tower):
 
 
 class _Clip:
-    """open_clip's text transformer: causal with the end token pooled, or bidirectional with the last position."""
+    """open_clip's text transformer: causal or bidirectional, the end token or the last position pooled."""
 
     def __init__(self, model):
         self.text = getattr(model, "text", model)
@@ -108,10 +108,13 @@ class _Clip:
 
     def leave(self, x, ids, shift):
         x = self.text.ln_final(x)  # (B, C, T, d_t)
-        if self.text.attn_mask is None:
+        pool = getattr(self.text, "text_pool_type", None) or self.text.pool_type
+        if pool == "last":
             pooled = x[:, :, -1]
         else:
-            pooled = x[:, torch.arange(len(ids)), ids.argmax(-1) + shift]
+            eos = ids == getattr(self.text, "text_eos_id", getattr(self.text, "eos_id", None))
+            end = eos.int().argmax(-1) if pool == "eos" else ids.argmax(-1)
+            pooled = x[:, torch.arange(len(ids)), end + shift]
         projection = self.text.text_projection
         return projection(pooled) if isinstance(projection, torch.nn.Module) else pooled @ projection
 

@@ -14,9 +14,10 @@ from timm.models.vision_transformer import VisionTransformer
 
 from cilmp.backbones.factory import build, wrap
 from cilmp.backbones.registry import OPENAI_MEAN, OPENAI_STD
-from cilmp.backbones.tokens import clip_bpe, stand_in
+from cilmp.backbones.tokens import clip_bpe, kind_of, stand_in
 
 FAMILIES = ("openai", "resnet", "bert", "siglip")
+MORE = ("siglip2", "metaclip2", "mobileclip", "clipa")  # the same parts put together in other ways
 VOCABULARY = 2000
 TEXT = {"width": 32, "heads": 2, "layers": 4}
 VISION = {"image_size": 32, "patch_size": 8, "width": 48, "head_width": 16, "layers": 3}
@@ -68,11 +69,40 @@ CONFIGS = {
                      "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}},
     },
 }  # fmt: skip
+CONFIGS |= {
+    "siglip2": {
+        **CONFIGS["siglip"],
+        "text_cfg": {**CONFIGS["siglip"]["text_cfg"], "act_kwargs": {"approximate": "tanh"},
+                     "hf_tokenizer_name": "timm/ViT-B-16-SigLIP2"},
+    },
+    "metaclip2": {
+        "embed_dim": 24,
+        "quick_gelu": True,
+        "vision_cfg": VISION,
+        "text_cfg": {**TEXT, "vocab_size": VOCABULARY, "context_length": 40, "pool_type": "eos", "eos_id": 2,
+                     "hf_tokenizer_name": "facebook/xlm-v-base"},
+    },
+    "mobileclip": {
+        "embed_dim": 24,
+        "custom_text": True,
+        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "image_size": 64},
+        "text_cfg": {**TEXT, "no_causal_mask": True},
+    },
+    "clipa": {
+        "embed_dim": 24,
+        "vision_cfg": {**VISION, "no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True},
+        "text_cfg": {**TEXT, "vocab_size": VOCABULARY, "context_length": 32, "pool_type": "last",
+                     "no_causal_mask": True, "hf_tokenizer_name": "bert-base-uncased"},
+    },
+}  # fmt: skip
 
 
 def tokenizer(family):
     """The family's tokenizer, without any download."""
-    return clip_bpe() if family in ("openai", "resnet") else stand_in(family, VOCABULARY)
+    text = CONFIGS[family]["text_cfg"]
+    if family in ("bert", "siglip"):
+        return stand_in(family, VOCABULARY)
+    return stand_in(kind_of(text), VOCABULARY) if "hf_tokenizer_name" in text else clip_bpe()
 
 
 @functools.cache

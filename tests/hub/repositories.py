@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from cilmp.backbones import recipes
 from cilmp.backbones.factory import build
 from cilmp.backbones.registry import BIOMED_BERT, ROWS
+from cilmp.backbones.tokens import SPECIAL, kind_of
 from cilmp.tests.backbones import small_models
 
 NAMES = sorted(name for name, row in ROWS.items() if not row.folder)  # all that are fetched
@@ -97,48 +98,51 @@ def bert_words(folder, size):
                                    "type_vocab_size": 2})  # fmt: skip
 
 
-def sentence_pieces(folder, size, start=None, end="</s>", pad="</s>", kind="T5Tokenizer"):
-    """tokenizer.json of a unigram vocabulary; SigLIP's: </s> has id 1, ends a text and pads it."""
+def sentence_pieces(folder, size, pad, start, end):
+    """tokenizer.json of a unigram vocabulary with the ids of padding, start (or None) and end."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    special = list(dict.fromkeys(["<pad>", end, "<unk>", *([start] if start else [])]))
-    pieces = [*special, "▁", *syllables(size - len(special) - 1)]
-    scores = [(p, -0.1 * len(special) if p in special else -10.0 + min(len(p), 4)) for p in pieces]
-    words = Tokenizer(models.Unigram(scores, unk_id=2))
+    names = {i: f"<filler{i}>" for i in range(4)} | {pad: "<pad>", end: "</s>"}
+    names |= {} if start is None else {start: "<s>"}
+    special = [names[i] for i in range(4)]
+    pieces = [*special, "<unk>", "▁", *syllables(size - len(special) - 2)]
+    words = Tokenizer(models.Unigram([(p, -10.0 + min(len(p), 4)) for p in pieces], unk_id=len(special)))
     words.pre_tokenizer = pre_tokenizers.Metaspace()
-    single = " ".join(filter(None, [start, "$A", end]))
     words.post_processor = processors.TemplateProcessing(
-        single=single, special_tokens=[(t, words.token_to_id(t)) for t in (start, end) if t]
+        single=f"{'' if start is None else '<s> '}$A </s>",
+        special_tokens=[(t, words.token_to_id(t)) for t in ("<s>", "</s>") if t in special],
     )
     folder.mkdir(parents=True, exist_ok=True)
     words.save(str(folder / "tokenizer.json"))
-    about = {"tokenizer_class": kind, "eos_token": end, "pad_token": pad, "unk_token": "<unk>"}
-    write(folder / "tokenizer_config.json", about | ({"bos_token": start} if start else {}))
-    write(folder / "special_tokens_map.json", {k: v for k, v in about.items() if k.endswith("_token")})
+    about = {"eos_token": "</s>", "pad_token": names[pad], "unk_token": "<unk>"}
+    about |= {"bos_token": "<s>"} if start is not None else {}
+    write(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **about})
+    write(folder / "special_tokens_map.json", about)
 
 
-def words_of(source, size, folder):
-    if source == BIOMED_BERT:
+def words_of(text, size, folder):
+    """The tokenizer files of the repository that a text tower's configuration names."""
+    if text["hf_tokenizer_name"] == BIOMED_BERT:
         return bert_words(folder, size)
-    return sentence_pieces(folder, size)
+    return sentence_pieces(folder, size, *SPECIAL[kind_of(text)])
 
 
 # ---- whole repositories
 
 
-def place_of(recipe):
-    """(repository, files) that a recipe's weights come from; no files: open_clip's own names."""
-    kind, *where = recipe.source
-    if kind == "hub":
-        return where
-    repository, file = where[0]["hf_hub"].rsplit("/", 1)
+def place_of(name):
+    """(repository, files) that a name's weights come from; no files: open_clip's own names."""
+    row = ROWS[name]
+    if row.hub:
+        return row.hub
+    repository, file = open_clip.get_pretrained_cfg(row.arch, row.tag)["hf_hub"].rsplit("/", 1)
     return repository, ([file] if file else [])
 
 
 def stock(hub, folder, name):
     """Serve all repositories of a named backbone; {file name: path} of its weights."""
-    recipe = recipes.resolve(name)
-    repository, files = place_of(recipe)
+    recipe = recipes.resolve(name, "random")  # without asking for a configuration that is not served yet
+    repository, files = place_of(name)
     place = folder / repository.replace(":", "_")
     if not place.exists():
         place.mkdir(parents=True)
@@ -147,7 +151,7 @@ def stock(hub, folder, name):
     text = recipe.config["text_cfg"]
     if source := text.get("hf_tokenizer_name"):
         size = (recipe.bert or text)["vocab_size"]
-        words_of(source, size, folder / source)
+        words_of(text, size, folder / source)
         hub.add(source, folder / source)
     weights = [p for p in place.iterdir() if p.suffix in (".safetensors", ".bin", ".pth", ".pt")]
     return {p.name: p for p in weights}
@@ -206,7 +210,8 @@ def llama(folder, chat=True, layers=3, width=64, code=False):
     words.train_from_iterator(["In an image, describe the distinctive visual features of a round cell."], trainer)
     words.add_special_tokens(special)
     begin = words.token_to_id(special[0])
-    words.post_processor = processors.TemplateProcessing(single=f"{special[0]} $A", special_tokens=[(special[0], begin)])
+    template = processors.TemplateProcessing(single=f"{special[0]} $A", special_tokens=[(special[0], begin)])
+    words.post_processor = template
     end = special[4] if chat else special[1]
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token=special[0], eos_token=end)
     tokenizer.chat_template = CHAT if chat else None

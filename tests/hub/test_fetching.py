@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -51,7 +52,7 @@ def kept(cache):
 
 def test_what_arrives_is_what_was_announced(hub, cache, served, content):
     (path,) = fetch()
-    assert open(path, "rb").read() == content
+    assert Path(path).read_bytes() == content
     before = len(hub.requests)
     assert fetch() == [path] and len(hub.requests) == before, "a warm cache asks nothing"
 
@@ -61,7 +62,7 @@ def test_other_bytes_than_announced(hub, cache, served, content):
     with hub.fault("wrong", WEIGHTS):
         refused("SHA-256", served.hash_of(WEIGHTS)[:12], hub.url, REPOSITORY)
     assert kept(cache) == []
-    assert open(fetch()[0], "rb").read() == content
+    assert Path(fetch()[0]).read_bytes() == content
 
 
 def test_small_files_are_compared_by_git_s_hash(hub, cache, served):
@@ -74,14 +75,14 @@ def test_a_file_damaged_on_this_machine_is_fetched_again(hub, cache, served, con
     (path,) = fetch()
     with open(path, "r+b") as file:
         file.write(b"damaged")
-    assert open(fetch()[0], "rb").read() == content
+    assert Path(fetch()[0]).read_bytes() == content
 
 
 def test_half_a_file(hub, cache, served, content):
     with hub.fault("half", WEIGHTS):
         refused(hub.url, REPOSITORY, WEIGHTS)
     assert kept(cache) == []
-    assert open(fetch()[0], "rb").read() == content
+    assert Path(fetch()[0]).read_bytes() == content
 
 
 def test_a_connection_that_is_always_cut(hub, cache, served, content):
@@ -89,7 +90,7 @@ def test_a_connection_that_is_always_cut(hub, cache, served, content):
         refused(hub.url, REPOSITORY, WEIGHTS)
     assert kept(cache) == []
     with hub.fault("cut", WEIGHTS, times=2, at=200_000):
-        assert open(fetch()[0], "rb").read() == content
+        assert Path(fetch()[0]).read_bytes() == content
 
 
 def test_html_instead_of_an_answer(hub, cache, served):
@@ -105,7 +106,7 @@ def test_a_hub_that_is_not_well(hub, cache, served, content):
     with hub.fault("503"):
         refused("503", hub.url)
     with hub.fault("503", WEIGHTS, times=2):  # it recovers
-        assert open(fetch()[0], "rb").read() == content
+        assert Path(fetch()[0]).read_bytes() == content
 
 
 @pytest.mark.parametrize("where", ["the answer", "the content"])

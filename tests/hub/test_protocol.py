@@ -1,6 +1,7 @@
 """The server of these tests speaks as the hub does: the hub's own client, told nothing, is content with it."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 
@@ -25,14 +26,14 @@ def test_what_a_client_asks(hub, cache, served):
 
     path = hf_hub_download("owner/open", "model.safetensors")
     content = (served / "model.safetensors").read_bytes()
-    assert open(path, "rb").read() == content
+    assert Path(path).read_bytes() == content
     assert [(r.method, r.host) for r in hub.asked("model.safetensors")] == [("HEAD", "hub"), ("GET", "cdn")]
     info = HfApi().model_info("owner/open", files_metadata=True)
     assert [s.rfilename for s in info.siblings] == ["config.json", "model.safetensors"]
     assert info.siblings[1].lfs.sha256 == hashlib.sha256(content).hexdigest() and info.sha in path
     assert [f.path for f in HfApi().list_repo_tree("owner/open")] == ["config.json", "model.safetensors"]
     folder = snapshot_download("owner/set", repo_type="dataset")
-    assert open(f"{folder}/config.json").read() == '{"a": 1}'
+    assert Path(folder, "config.json").read_text() == '{"a": 1}'
 
 
 def test_what_a_client_is_refused(hub, cache, served):
@@ -56,7 +57,7 @@ def test_a_cut_download_goes_on_where_it_was(hub, cache, served):
     content = (served / "model.safetensors").read_bytes()
     with hub.fault("cut", "model.safetensors", times=1, at=200_000):
         path = hf_hub_download("owner/open", "model.safetensors")
-    assert open(path, "rb").read() == content
+    assert Path(path).read_bytes() == content
     first, second = [r for r in hub.requests if r.host == "cdn"]
     assert first.range is None and second.range == f"bytes={first.sent}-"
     assert first.sent + second.sent == len(content) and first.sent > 100_000
