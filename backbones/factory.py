@@ -77,7 +77,7 @@ def _build(recipe, seed=0):
         config["text_cfg"]["hf_model_name"] = str(hub.bert_folder(recipe.name, source))
     try:
         return build(config, recipe.bert, seed)
-    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:  # whatever a wrong key makes of it
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OSError) as error:  # of a wrong value
         if not recipe.described or isinstance(error, UserError):
             raise
         reason = f"{type(error).__name__}: {told(error)}"
@@ -120,29 +120,31 @@ def _write_bert(fields, folder):
     return folder
 
 
-def _state_of(recipe):
-    """(tensors, what to call them in messages)."""
-    if recipe.layout == "pmc_clip":
-        return _pmc_clip_state(recipe)
+def fetch(name, weights=None):
+    """Have the weight files of a name on this machine, as `load` does by itself, so that `weights_sha256` knows them."""
+    _files_of(resolve(name, weights))
+
+
+def _files_of(recipe):
+    """Paths of the weight files of a recipe, those of a hub fetched; none of random weights."""
     kind, *where = recipe.source
     if kind == "tag":
-        path = hub.pretrained_file(recipe.name, where[0])
-    elif kind == "hub":
-        path = hub.hub_files(recipe.name, *where, one=True)[0]
-    else:
-        path = where[0]
-    if Path(path).is_dir():
-        raise UserError(f"{path} is a folder: name the checkpoint file in it")
-    return read_state(path), path
-
-
-def _pmc_clip_state(recipe):
-    """The same, of three files on the hub or in a folder; a single file holds everything."""
-    kind, *where = recipe.source
+        return [hub.pretrained_file(recipe.name, where[0])]
     if kind == "hub":
-        return read_pmc_clip(hub.hub_files(recipe.name, *where)), recipe.name
-    path = Path(where[0])
-    return (read_pmc_clip([path / name for name in recipe.parts]) if path.is_dir() else read_state(path)), path
+        return hub.hub_files(recipe.name, *where, one=recipe.layout != "pmc_clip")
+    if kind == "file" and recipe.layout == "pmc_clip" and Path(where[0]).is_dir():
+        return [Path(where[0]) / name for name in recipe.parts]
+    return where if kind == "file" else []
+
+
+def _state_of(recipe):
+    """(tensors, what to call them in messages)."""
+    files = _files_of(recipe)
+    if len(files) > 1:
+        return read_pmc_clip(files), recipe.name if recipe.source[0] == "hub" else recipe.source[1]
+    if Path(files[0]).is_dir():
+        raise UserError(f"{files[0]} is a folder: name the checkpoint file in it")
+    return read_state(files[0]), files[0]
 
 
 def _check_activation(recipe, state, label):

@@ -64,8 +64,10 @@ def parser(prog=None):
 def spec_of(args):
     """The resolved RunSpec of the flags: defaults, nodes of methods and plugins, data set file, method file, flags,
     pairs."""
+    from cilmp import backbones, trainers
     from cilmp.protocols import RunSpec
     from dassl.config import merge_from_file, merge_from_list, set_key
+    from dassl.engine import TRAINER_REGISTRY
 
     from .reads import Reads
     from .settings import base_config
@@ -85,6 +87,8 @@ def spec_of(args):
             raise ConfigError(f"give {key} (see python train.py --list)")
     cfg.freeze()
     part = "test" if args.eval_only else "train"
+    if issubclass(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), trainers.PromptTrainer):  # to be hashed, it must be here
+        backbones.fetch(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.WEIGHTS or None)
     spec = RunSpec(cfg, "single", part, "flags", plugins=tuple(args.plugin)).resolved(Reads())
     results = Path(args.model_dir, "results.json")
     if args.model_dir and results.is_file():  # another training of the same settings is another test

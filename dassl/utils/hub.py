@@ -8,8 +8,6 @@ is removed. The client's own variables hold: HF_ENDPOINT (a mirror), HF_HOME (wh
 HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT, HF_HUB_ETAG_TIMEOUT.
 """
 
-import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -17,7 +15,7 @@ import time
 import warnings
 from pathlib import Path
 
-from .errors import FULL, UserError
+from .errors import CLOSED, FULL, UserError
 from .io import sha256_cached
 
 PAUSES = (1, 2, 4, 8)  # seconds between questions to a hub that is not well
@@ -201,8 +199,7 @@ def _told(error, repository, what):
     """The HubError that says what an error of the client or its transport library means."""
     from huggingface_hub import constants, errors
 
-    chain, place = list(_chain(error)), f"{what} of {repository}"
-    hub = endpoint()
+    chain, place, hub = list(_chain(error)), f"{what} of {repository}", endpoint()
     kinds = {c.__name__ for e in chain for c in type(e).__mro__}
     status = next((e.response.status_code for e in chain if isinstance(e, errors.HfHubHTTPError)), None)
     if "GatedRepoError" in kinds:
@@ -212,29 +209,32 @@ def _told(error, repository, what):
         )
     if "RepositoryNotFoundError" in kinds:
         return HubError(f"{hub} has no repository {repository} (or a private one: `hf auth login`, or set HF_TOKEN)")
-    if {"RemoteEntryNotFoundError", "EntryNotFoundError"} & kinds and status == 404:
+    if "EntryNotFoundError" in kinds and status == 404:
         return NoSuchFile(f"{repository} on {hub} has no file {what}")
-    if "OfflineModeIsEnabled" in kinds:
-        return HubError(f"HF_HUB_OFFLINE is set and {place} is not in the cache ({constants.HF_HUB_CACHE})")
-    if any(getattr(e, "errno", None) in FULL for e in chain):
-        return HubError(
-            f"{os.strerror(errno.ENOSPC)} in {constants.HF_HUB_CACHE} for {place}; make room, or set HF_HOME to a "
-            "folder on another disk"
-        )
-    if {"FileMetadataError", "JSONDecodeError"} & kinds:
-        return HubError(_no_hub(repository, what))
     if status is not None:
         return HubError(f"{hub} answers {status} when asked for {place}: try again later, or another HF_ENDPOINT")
+    if "OfflineModeIsEnabled" in kinds:
+        return HubError(f"HF_HUB_OFFLINE is set and {place} is not in the cache ({constants.HF_HUB_CACHE})")
+    if {"FileMetadataError", "JSONDecodeError"} & kinds:
+        return HubError(_no_hub(repository, what))
+    return HubError(_not_arrived(chain, kinds, place))
+
+
+def _not_arrived(chain, kinds, place):
+    """Why the bytes of a file did not arrive on the disk; kinds: names of the errors' classes."""
+    from huggingface_hub import constants
+
+    hub, cache = endpoint(), constants.HF_HUB_CACHE
     if {"TimeoutException", "Timeout", "TimeoutError"} & kinds:
-        return HubError(
+        return (
             f"{hub} sent nothing of {place} for {constants.HF_HUB_DOWNLOAD_TIMEOUT} s: try again, or set "
             "HF_HUB_DOWNLOAD_TIMEOUT (seconds)"
         )
-    if {"ConnectError", "ConnectionError"} & kinds and not {"RemoteProtocolError"} & kinds:
-        return HubError(f"{hub} cannot be reached")
-    inner = next((e for e in reversed(chain) if str(e).strip()), error)
-    with contextlib.suppress(IndexError):
-        return HubError(
-            f"fetching {place} from {hub} failed ({type(inner).__name__}: {str(inner).strip().splitlines()[0][:160]})"
-        )
-    return HubError(f"fetching {place} from {hub} failed ({type(error).__name__})")
+    if {"ConnectError", "ConnectionError"} & kinds:
+        return f"{hub} cannot be reached"
+    for e in chain:
+        if getattr(e, "errno", None) in FULL + CLOSED:
+            return f"{place} can't be written to {cache} ({e.strerror}): make room, or set HF_HOME to another folder"
+    inner = next((e for e in reversed(chain) if str(e).strip()), chain[0])
+    reason = (str(inner).strip().splitlines() or [""])[0][:160]
+    return f"fetching {place} from {hub} failed ({type(inner).__name__}: {reason})"

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from cilmp import backbones
-from cilmp.backbones import hub
 from cilmp.backbones.factory import build, tokenizer_of
 from cilmp.backbones.recipes import resolve
 from cilmp.backbones.registry import BIOMED_BERT, OPENAI_MEAN, OPENAI_STD
@@ -105,11 +104,11 @@ def test_dermlip_is_built_as_the_configuration_beside_its_weights_says(place, qu
     facts = {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "interpolation": "bilinear"}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": facts}))
 
-    def cached(repository, kind, filenames, one):
+    def cached(repository, filename, kind=None, revision=None):
         assert repository == "redlessone/DermLIP_ViT-B-16"
-        return [str(tmp_path / f) for f in filenames if (tmp_path / f).is_file()][:1]
+        return str(tmp_path / filename) if (tmp_path / filename).is_file() else None
 
-    monkeypatch.setattr(hub, "_cached", cached)
+    monkeypatch.setattr("dassl.utils.hub.cached", cached)
     file = str(tmp_path / "open_clip_pytorch_model.bin") if place == "file" else None
     clip = backbones.load("DermLIP", file)
     assert clip.name == ("DermLIP" if place == "hub" else "DermLIP-open_clip_pytorch_model")

@@ -50,6 +50,16 @@ def test_a_step_of_every_name(name, hub, served, tmp_path, tiny_split_dataset):
     assert all("hf_hub/" in r.agent for r in hub.asked("/resolve/"))
 
 
+def test_the_first_run_knows_what_it_reads(served, tmp_path, tiny_split_dataset):
+    """Weights that come during a run must not stand in its results by their name, or the next call finds others."""
+    from cilmp.experiments import single
+
+    weights = served("ViT-B/16")
+    words = ["--trainer", "CoOp", "--dataset", "tiny", "--root", str(tiny_split_dataset()), "--backbone", "ViT-B/16"]
+    spec = single.spec_of(single.parser().parse_args(words))
+    assert [spec.reads["weights"]] == [sha256_file(path) for path in weights.values()]
+
+
 def test_the_tokens_are_those_of_the_hub_s_vocabulary(served, hub):
     served("BiomedCLIP")
     clip = backbones.load("BiomedCLIP")

@@ -77,7 +77,7 @@ def test_lines_of_the_command(hub, small_repository, tmp_path, tiny_split_datase
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in repositories.NAMES if n not in HUGE])
 def test_every_name_at_its_size(name, hub, tmp_path, tiny_split_dataset):
-    """A run of one step, its weights fetched, cut once on the way, compared; then all of it is built again without a network."""
+    """A run of one step, weights cut on the way and compared; then all is built again without a network."""
     weights = repositories.stock(hub, tmp_path / "repositories", name)
     rows = tmp_path / "rows.safetensors"
     save_file({c: torch.randn(8, 64) for c in CLASSES}, rows)

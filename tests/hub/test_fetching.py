@@ -160,6 +160,11 @@ def test_a_disk_that_fills_up_meanwhile(hub, cache, served, monkeypatch):
     assert kept(cache) == []
 
 
+def test_a_cache_that_cannot_be_written(hub, cache, served):
+    cache.write_text("a file where the folder should be")
+    refused("HF_HOME", str(cache))
+
+
 def test_offline_with_a_warm_and_with_an_empty_cache(hub, cache, served, content, monkeypatch):
     from huggingface_hub import constants
 
