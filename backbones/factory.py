@@ -61,13 +61,17 @@ def wrap(model, tokenizer, facts):
 
 
 def input_facts(name, weights=None):
-    """dict(size, mean, std, interpolation) of a backbone, without building it."""
+    """dict(size, mean, std, interpolation, resize_mode) of a backbone, without building it."""
     recipe = resolve(name, weights)
-    return {"size": recipe.size, "mean": recipe.mean, "std": recipe.std, "interpolation": recipe.interpolation}
+    return {"size": recipe.size, **_of_images(recipe)}
 
 
 def facts_of(recipe):
-    return {"name": recipe.name, "mean": recipe.mean, "std": recipe.std, "interpolation": recipe.interpolation}
+    return {"name": recipe.name, **_of_images(recipe)}
+
+
+def _of_images(recipe):
+    return {k: getattr(recipe, k) for k in ("mean", "std", "interpolation", "resize_mode")}
 
 
 def _build(recipe, seed=0):
@@ -94,8 +98,6 @@ def build(config, bert=None, seed=0):
     from open_clip.model import CLIP, CustomTextCLIP
 
     config = copy.deepcopy(config)
-    if "multimodal_cfg" in config:
-        raise UserError("CoCa models are not supported")
     text, vision = config["text_cfg"], config["vision_cfg"]
     custom = config.pop("custom_text", False) or "hf_model_name" in text
     if "timm_model_name" in vision:
@@ -121,7 +123,7 @@ def _write_bert(fields, folder):
 
 
 def fetch(name, weights=None):
-    """Have the weight files of a name on this machine, as `load` does by itself, so that `weights_sha256` knows them."""
+    """Have the weight files of a name on this machine (`load` has, too), so that `weights_sha256` knows them."""
     _files_of(resolve(name, weights))
 
 

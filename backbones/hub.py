@@ -96,7 +96,11 @@ def bert_folder(name, source):
     Raises:
         UserError: not to be had; no BERT.
     """
-    (path,) = hub_files(name, source, ("config.json",))
+    try:
+        (path,) = hub.fetch(source, ["config.json"])
+    except hub.HubError as error:
+        reason = f"its text tower {source} is not known here and {error}"
+        raise UserError(f"backbone {name}: {reason}: set BACKBONE=demo, or another one") from None
     kind = read_json_object(path).get("model_type")
     if kind != "bert":
         raise UserError(f"backbone {name}: text towers of the kind {kind!r} ({source}) are not supported, BERT is")

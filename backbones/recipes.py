@@ -15,6 +15,7 @@ from dassl.utils.io import read_json, read_json_object
 from . import hub
 from .checkpoints import architecture_of, read_state
 from .registry import BERT_BASE, BIOMED_BERT, OPEN_CLIP_FILES, OPENAI_MEAN, OPENAI_STD, ROWS
+from .supported import check_supported
 
 CONFIG = "open_clip_config.json"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
@@ -38,6 +39,7 @@ class Recipe:
     mean: tuple = OPENAI_MEAN
     std: tuple = OPENAI_STD
     interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
     extra: dict = field(default_factory=dict)
     layout: str = "state"
     parts: tuple = ()
@@ -54,6 +56,7 @@ def resolve(name, weights=None):
 
     Raises:
         UnknownName: with the nearest known name.
+        UserError: an architecture that is not supported.
     """
     name, weights = str(name).strip(), str(weights).strip() if weights else None
     if name in ROWS:
@@ -68,6 +71,7 @@ def resolve(name, weights=None):
         recipe = _from_file(Path(name).expanduser())
     else:
         recipe = _from_open_clip(name, weights)
+    check_supported(recipe.name, recipe.config)
     return _with_weights(recipe, weights)
 
 
@@ -82,7 +86,7 @@ def _from_row(name, row, weights):
     config = _open_clip_config(row.arch) if isinstance(row.arch, str) else copy.deepcopy(row.arch)
     source = ("hub", *row.hub) if row.hub else ("tag", _table_entry(row.arch, row.tag))
     parts = row.hub[1] if row.layout == "pmc_clip" else ()
-    facts = row.bert, row.mean, row.std, row.interpolation, row.extra
+    facts = row.bert, row.mean, row.std, row.interpolation, row.resize_mode, row.extra
     return Recipe(name, config, source, *facts, layout=row.layout, parts=parts)
 
 
@@ -112,8 +116,8 @@ def _from_pair(name, model, weights):
 
 
 def _facts(entry):
-    """Those of mean, std and interpolation that a table entry or preprocessing configuration gives."""
-    facts = {k: entry[k] for k in ("mean", "std", "interpolation") if entry.get(k)}
+    """Those of mean, std, interpolation and resize_mode that a table entry or preprocessing configuration gives."""
+    facts = {k: entry[k] for k in ("mean", "std", "interpolation", "resize_mode") if entry.get(k)}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
 
 
@@ -160,7 +164,7 @@ def _from_json(name, path, source):
     config, facts = content.get("model_cfg", content), content.get("preprocess_cfg", {})
     parts = [config.get(k) for k in ("text_cfg", "vision_cfg")] if isinstance(config, dict) else [None]
     if not all(isinstance(p, dict) for p in [*parts, facts]):
-        raise UserError(f"{path} is no open_clip configuration (model_cfg with text_cfg and vision_cfg)")
+        raise UserError(f"{path}: the configuration is none of open_clip's (model_cfg with vision_cfg and text_cfg)")
     bert = BERT_BASE if config["text_cfg"].get("hf_model_name") == BIOMED_BERT else None
     return Recipe(name, config, source, bert, **_facts(facts), described=str(path))
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-HALF = (0.5, 0.5, 0.5)
+SIGLIP = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "resize_mode": "squash"}
 BIOMED_BERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 
 
@@ -31,6 +31,7 @@ class Row:
     mean: tuple = OPENAI_MEAN
     std: tuple = OPENAI_STD
     interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
     own_config: bool = False
     extra: dict = field(default_factory=dict)  # tensors that the published files lack: {key: value}
 
@@ -123,8 +124,8 @@ ROWS = {
         hub=("redlessone/DermLIP_ViT-B-16", OPEN_CLIP_FILES),
         own_config=True,  # trained from OpenAI's weights: whether with their activation, only its configuration says
     ),
-    "SigLIP": Row("SigLIP ViT-B/16 (WebLI)", arch="ViT-B-16-SigLIP", tag="webli", mean=HALF, std=HALF),
-    "SigLIP2": Row("SigLIP 2 ViT-B/16 (WebLI)", arch="ViT-B-16-SigLIP2", tag="webli", mean=HALF, std=HALF),
+    "SigLIP": Row("SigLIP ViT-B/16 (WebLI)", arch="ViT-B-16-SigLIP", tag="webli", **SIGLIP),
+    "SigLIP2": Row("SigLIP 2 ViT-B/16 (WebLI)", arch="ViT-B-16-SigLIP2", tag="webli", **SIGLIP),
     "MetaCLIP2": Row(
         "MetaCLIP 2 ViT-H/14, 300 languages (a token table of 900 000 words)",
         arch="ViT-H-14-worldwide-quickgelu",

@@ -84,7 +84,8 @@ class SplitDataset(DatasetBase):
         from cilmp.datasets.image_cache import cached
 
         items = [datum for rows in data.values() for datum in rows]
-        everything = iter(cached(items, self.root_dir, max(wished.SIZE), wished.INTERPOLATION))
+        squash = wished.RESIZE_MODE == "squash"
+        everything = iter(cached(items, self.root_dir, max(wished.SIZE), wished.INTERPOLATION, squash))
         return {part: [next(everything) for _ in rows] for part, rows in data.items()}
 
     def _sampled(self, cfg, split):

@@ -66,7 +66,7 @@ class PromptTrainer(TrainerX):
             raise ConfigError(f"TRAINER.{self.node_name()}.PREC {word!r}: choose {', '.join(AUTOCAST)}")
 
     def input_facts(self):
-        """Image size, mean, std and interpolation that the backbone expects."""
+        """Image size, mean, std, interpolation and resize mode that the backbone expects."""
         return backbones.input_facts(self.cfg.MODEL.BACKBONE.NAME, self.cfg.MODEL.BACKBONE.WEIGHTS or None)
 
     def build_model(self):

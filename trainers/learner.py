@@ -84,8 +84,8 @@ class Learner(nn.Module):
         if self.clip.vision_width is None:
             setting = f"set TRAINER.{self.method.upper()}.{otherwise}, or " if otherwise else ""
             raise ConfigError(
-                f"{self.method} reaches into the blocks of a plain ViT, and the image tower of {self.clip.name} is none "
-                f"({self.clip.image.kind}): {setting}use another backbone, as ViT-B/16 or BiomedCLIP"
+                f"{self.method} reaches into the blocks of a plain ViT, and the image tower of {self.clip.name} is "
+                f"none ({self.clip.image.kind}): {setting}use another backbone, as ViT-B/16 or BiomedCLIP"
             )
 
     @property

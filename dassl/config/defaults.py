@@ -19,6 +19,7 @@ _C.RUN.TUNED = False  # official values that the method's authors tuned for this
 _C.INPUT = CN()
 _C.INPUT.SIZE = (224, 224)
 _C.INPUT.INTERPOLATION = "bilinear"
+_C.INPUT.RESIZE_MODE = "shortest"  # ours, of test images: shorter side to SIZE, then the middle; squash: all to SIZE
 _C.INPUT.TRANSFORMS = ()
 _C.INPUT.NO_TRANSFORM = False
 _C.INPUT.NO_NORMALIZE = False  # ours: pixels stay 0 to 1; otherwise PIXEL_MEAN and PIXEL_STD are always applied
@@ -40,7 +41,7 @@ _C.INPUT.RGS_P = 0.2
 _C.INPUT.GB_P = 0.5
 _C.INPUT.GB_K = 21
 
-_C.INPUT.SET = ()  # ours: which of SIZE, PIXEL_MEAN, PIXEL_STD, INTERPOLATION were set; others are the backbone's
+_C.INPUT.SET = ()  # ours: which of the keys that a backbone sets were set by hand
 
 _C.DATASET = CN()
 _C.DATASET.ROOT = ""

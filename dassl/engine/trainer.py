@@ -73,7 +73,7 @@ class SimpleTrainer(TrainerBase):
         pass
 
     def input_facts(self):
-        """dict(size, mean, std, interpolation) the backbone expects, or None to keep INPUT as it is."""
+        """dict(size, mean, std, interpolation; resize_mode) the backbone expects, or None to keep INPUT as it is."""
         return None
 
     def _with_input_facts(self, cfg):
@@ -93,6 +93,7 @@ class SimpleTrainer(TrainerBase):
             "PIXEL_MEAN": list(facts["mean"]),
             "PIXEL_STD": list(facts["std"]),
             "INTERPOLATION": facts["interpolation"],
+            "RESIZE_MODE": facts.get("resize_mode", default["RESIZE_MODE"]),
         }
         for key, value in wanted.items():
             is_set = key in cfg.INPUT.SET or cfg.INPUT[key] != default[key]

@@ -10,6 +10,8 @@ import math
 
 import timm
 import torch
+from timm.models.convnext import ConvNeXt
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
 from cilmp.backbones.factory import build, wrap
@@ -17,6 +19,7 @@ from cilmp.backbones.registry import OPENAI_MEAN, OPENAI_STD
 from cilmp.backbones.tokens import clip_bpe, kind_of, stand_in
 
 FAMILIES = ("openai", "resnet", "bert", "siglip")
+OTHER_TOWERS = {"resnet": "ResNet", "convnext": "ConvNeXt", "eva": "Eva"}  # no visual prompt reaches them
 MORE = ("siglip2", "metaclip2", "mobileclip", "clipa")  # the same parts put together in other ways
 VOCABULARY = 2000
 TEXT = {"width": 32, "heads": 2, "layers": 4}
@@ -42,7 +45,23 @@ def small_vit_map(pretrained=False, **kwargs):
     return _trunk(class_token=False, **kwargs)
 
 
-for _entry in (small_vit_token, small_vit_map):
+def small_convnext(pretrained=False, **kwargs):
+    kwargs = {k: v for k, v in kwargs.items() if k in ("num_classes", "global_pool")}
+    model = ConvNeXt(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), **kwargs)
+    model.default_cfg = {}
+    return model
+
+
+def small_eva(pretrained=False, **kwargs):
+    """Gated MLPs, rotary positions: EVA-02."""
+    kwargs = {k: v for k, v in kwargs.items() if k in ("num_classes", "global_pool")}
+    model = Eva(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, swiglu_mlp=True, use_rot_pos_emb=True,
+                ref_feat_shape=(4, 4), **kwargs)  # fmt: skip
+    model.default_cfg = {}
+    return model
+
+
+for _entry in (small_vit_token, small_vit_map, small_convnext, small_eva):
     if not timm.is_model(_entry.__name__):
         timm.models.register_model(_entry)
 
@@ -87,6 +106,17 @@ CONFIGS |= {
         "custom_text": True,
         "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "image_size": 64},
         "text_cfg": {**TEXT, "no_causal_mask": True},
+    },
+    "convnext": {
+        "embed_dim": 24,
+        "vision_cfg": {"timm_model_name": "small_convnext", "timm_pool": "", "timm_proj": "linear", "image_size": 64},
+        "text_cfg": TEXT,
+    },
+    "eva": {
+        "embed_dim": 24,
+        "custom_text": True,
+        "vision_cfg": {"timm_model_name": "small_eva", "timm_pool": "token", "timm_proj": None, "image_size": 32},
+        "text_cfg": TEXT,
     },
     "clipa": {
         "embed_dim": 24,
