@@ -197,11 +197,11 @@ def _chain(error):
 
 def _told(error, repository, what):
     """The HubError that says what an error of the client or its transport library means."""
-    from huggingface_hub import constants, errors
+    from huggingface_hub import constants
 
     chain, place, hub = list(_chain(error)), f"{what} of {repository}", endpoint()
     kinds = {c.__name__ for e in chain for c in type(e).__mro__}
-    status = next((e.response.status_code for e in chain if isinstance(e, errors.HfHubHTTPError)), None)
+    status = next((e.response.status_code for e in chain if getattr(e, "response", None) is not None), None)
     if "GatedRepoError" in kinds:
         return HubError(
             f"{repository} is gated: accept its licence on {hub}/{repository}, then run `hf auth login` (or set "
