@@ -87,9 +87,11 @@ def spec_of(args):
             raise ConfigError(f"give {key} (see python train.py --list)")
     cfg.freeze()
     part = "test" if args.eval_only else "train"
-    if issubclass(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), trainers.PromptTrainer):  # to be hashed, it must be here
+    reads = Reads()
+    if issubclass(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), trainers.PromptTrainer):
+        reads._data(cfg.DATASET.NAME, cfg)  # said before weights are fetched, which must be here to be hashed
         backbones.fetch(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.WEIGHTS or None)
-    spec = RunSpec(cfg, "single", part, "flags", plugins=tuple(args.plugin)).resolved(Reads())
+    spec = RunSpec(cfg, "single", part, "flags", plugins=tuple(args.plugin)).resolved(reads)
     results = Path(args.model_dir, "results.json")
     if args.model_dir and results.is_file():  # another training of the same settings is another test
         spec = replace(spec, reads={**spec.reads, "source": sha256_file(results)})
