@@ -113,6 +113,8 @@ class Hub:
         """Serve a folder as a repository; "dataset:" before the name of a data set."""
         kind, _, name = name.rpartition(":")
         repository = Repository(name, Path(folder), f"{kind or 'model'}s", gated)
+        for file in repository.names():  # of large ones once, before a client waits for it
+            repository.hash_of(file)
         self.repositories[repository.kind, name] = repository
         return repository
 
