@@ -6,9 +6,9 @@
     clip.image.encode_late(images, levels, enters)           (B, d) and (B, n, d_v)
 """
 
-from .factory import input_facts, load
+from .factory import fetch, input_facts, load
 from .identity import weights_sha256
 from .model import PromptableCLIP
 from .registry import known
 
-__all__ = ["PromptableCLIP", "input_facts", "known", "load", "weights_sha256"]
+__all__ = ["PromptableCLIP", "fetch", "input_facts", "known", "load", "weights_sha256"]
