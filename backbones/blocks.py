@@ -2,7 +2,7 @@
 
 open_clip and timm keep q, k and v in one matrix, BERT in three; rank space, peft and low-rank adapters want to
 reach each alone. `convert` turns a block of any of the three into a `Block` with the same weights, norms
-(eps and casts kept) and activation. Dropout is left out: the towers here are frozen and run in eval mode.
+(eps and casts kept) and activation. The towers here are frozen and run in eval mode: dropout is off unless `drop` says.
 """
 
 import torch
@@ -22,6 +22,11 @@ def by_rows(function, rows, *tensors):
     return torch.cat([function(*piece) for piece in zip(*flat)]).reshape(tensors[0].shape)
 
 
+def dropped(x, p):
+    """x under dropout, x itself where p is 0."""
+    return F.dropout(x, p) if p else x
+
+
 class Block(nn.Module):
     """Self-attention and MLP on rows x (..., w).
 
@@ -32,7 +37,11 @@ class Block(nn.Module):
         norm: "pre" (CLIP, timm) or "post" (BERT).
         heads: attention heads.
         parts: modules ln1, q, k, v, out, ln2, fc, act, proj; ls1 and ls2 where the block has layer scale.
+
+    drop: dropout of what the attention and the MLP add to the residual stream.
     """
+
+    drop = 0.0
 
     def __init__(self, norm, heads, **parts):
         super().__init__()
@@ -57,10 +66,10 @@ class Block(nn.Module):
 
     def _finish(self, x, mixed):
         if self.norm == "pre":
-            x = x + self.ls1(self.out(mixed))
-            return x + self.ls2(self.proj(self.act(self.fc(self.ln2(x)))))
-        x = self.ln1(x + self.out(mixed))
-        return self.ln2(x + self.proj(self.act(self.fc(x))))
+            x = x + self.ls1(dropped(self.out(mixed), self.drop))
+            return x + self.ls2(dropped(self.proj(self.act(self.fc(self.ln2(x)))), self.drop))
+        x = self.ln1(x + dropped(self.out(mixed), self.drop))
+        return self.ln2(x + dropped(self.proj(self.act(self.fc(x))), self.drop))
 
     def forward(self, x, mask=None):
         """Full self-attention over (N, S, w); mask additive or bool (True = look), or None."""
@@ -82,7 +91,7 @@ def convert(block):
     kind = type(block).__name__
     makers = {"ResidualAttentionBlock": from_open_clip, "Block": from_timm, "BertLayer": from_bert}
     if kind not in makers:
-        raise UserError(f"transformer blocks of type {kind} are not supported; choose a plain ViT, RN, BERT or SigLIP")
+        raise UserError(f"transformer blocks of type {kind}")
     return makers[kind](block)
 
 
@@ -101,8 +110,8 @@ def from_timm(block):
     """Block of a timm vision_transformer.Block."""
     attn, mlp = block.attn, block.mlp
     extras = [attn.q_norm, attn.k_norm, getattr(attn, "norm", None), getattr(attn, "gate", None), mlp.norm]
-    if any(not isinstance(m, (nn.Identity, type(None))) for m in extras):
-        raise UserError("timm blocks with q/k norms, scale norms or gates are not supported")
+    if type(mlp).__name__ != "Mlp" or any(not isinstance(m, (nn.Identity, type(None))) for m in extras):
+        raise UserError("timm blocks with q/k norms, scale norms or gates")
     q, k, v = _split(attn.qkv.weight, attn.qkv.bias)
     return Block(
         "pre", attn.num_heads, q=q, k=k, v=v, out=attn.proj,

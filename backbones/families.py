@@ -1,8 +1,8 @@
 """From open_clip's models to the parts of our towers: one function a family.
 
-Text: open_clip's TextTransformer (causal, or bidirectional as SigLIP) and BERT encoders.
-Vision: open_clip's ViT, timm's ViT (with class token, average or attention pooling), and whole towers without
-tokens (ResNets, ConvNeXt).
+Text: open_clip's TextTransformer (causal as OpenAI's and MetaCLIP 2, or bidirectional as SigLIP) and BERT encoders.
+Vision: open_clip's ViT, timm's ViT (with class token, average or attention pooling), and whole towers that no prompt
+can reach (ResNets, ConvNeXt, FastViT, EVA, ViTamin ...).
 """
 
 import torch
@@ -30,19 +30,25 @@ def text_parts(model, tokenizer):
     return _clip_text(text, tokenizer)
 
 
+POOLED = {  # (causal, open_clip's pool_type): which token
+    (True, "argmax"): "eos", (True, "eos"): "eos", (False, "argmax"): "eos", (False, "last"): "last",
+    (False, "first"): "first",
+}  # fmt: skip
+
+
 def _clip_text(text, tokenizer):
-    """Causal (end token pooled) or bidirectional (first or last position pooled, padding kept)."""
+    """Causal or bidirectional, padding kept; the end token, the first or the last position pooled."""
     causal = getattr(text, "attn_mask", None) is not None
     pool = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", "argmax")
-    pooled = {(True, "argmax"): "eos", (False, "last"): "last", (False, "first"): "first"}.get((causal, pool))
+    pooled = POOLED.get((causal, pool))
     if pooled is None or getattr(text, "cls_emb", None) is not None or getattr(text, "use_pad_mask", False):
         raise UserError(f"text towers with {'' if causal else 'no '}causal mask and pooling {pool!r} are not supported")
-    blocks = [convert(b) for b in text.transformer.resblocks]
+    end_id = getattr(text, "text_eos_id", None) or getattr(text, "eos_id", None)
     return TextParts(
-        blocks=blocks, token_embedding=text.token_embedding,
+        blocks=[convert(b) for b in text.transformer.resblocks], token_embedding=text.token_embedding,
         position=text.positional_embedding, final_norm=text.ln_final, project=as_projection(text.text_projection),
         tokenizer=tokenizer, context_length=text.context_length, starts=tokenizer.starts, pad_id=tokenizer.pad_id,
-        ends=tokenizer.ends, causal=causal, pad_masked=False, pooled=pooled,
+        ends=tokenizer.ends, end_id=end_id if pool == "eos" else None, causal=causal, pad_masked=False, pooled=pooled,
     )  # fmt: skip
 
 
@@ -63,23 +69,21 @@ def _bert(text, tokenizer, context):
         project=nn.Sequential(dense.dense, dense.activation, text.proj) if dense is not None else text.proj,
         tokenizer=tokenizer, context_length=min(context, table.position_embeddings.num_embeddings),
         starts=True, pad_id=bert.config.pad_token_id, causal=False, pad_masked=True, pooled="first",
+        dropout=(bert.config.hidden_dropout_prob, bert.config.attention_probs_dropout_prob),
     )  # fmt: skip
 
 
 def image_parts(visual):
-    """ImageParts of an open_clip visual tower.
-
-    Raises:
-        UserError: a ViT with parts that the shared code has not.
-    """
-    kind = type(getattr(visual, "trunk", visual)).__name__
-    module = type(getattr(visual, "trunk", visual)).__module__
+    """ImageParts of an open_clip visual tower; without blocks where they have parts that ours have not."""
+    tower = type(getattr(visual, "trunk", visual))
     size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
-    if kind == "VisionTransformer" and module.startswith("open_clip"):
-        return _clip_vision(visual, size)
-    if kind == "VisionTransformer" and module.startswith("timm"):
-        return _timm_vision(visual, size)
-    return ImageParts(stem=visual, size=size)
+    kind = {"ModifiedResNet": "ResNet", "VisionTransformer": "ViT"}.get(tower.__name__, tower.__name__)
+    if kind == "ViT":
+        try:
+            return (_timm_vision if tower.__module__.startswith("timm") else _clip_vision)(visual, size)
+        except UserError as other:
+            kind = f"ViT with other parts ({other})"
+    return ImageParts(kind=kind, stem=visual, size=size)
 
 
 def _clip_vision(visual, size):
@@ -90,15 +94,16 @@ def _clip_vision(visual, size):
     else:
         head = _Pooled(_ClipPool(visual), as_projection(visual.proj))
     return ImageParts(
-        stem=stem, size=size, pre_norm=visual.ln_pre, blocks=[convert(b) for b in visual.transformer.resblocks],
-        head=head, prefix=1, one_token=one,
+        kind="ViT", stem=stem, size=size, pre_norm=visual.ln_pre,
+        blocks=[convert(b) for b in visual.transformer.resblocks], head=head,
+        norm=visual.ln_post if one else head[0].token_norm, prefix=1, one_token=one,
     )  # fmt: skip
 
 
 def _timm_vision(visual, size):
     trunk = visual.trunk
-    if trunk.dynamic_img_size:
-        raise UserError("timm towers of changing image size are not supported")
+    if trunk.dynamic_img_size or trunk.pos_embed is None:
+        raise UserError("positions that are no table")
     tokens = [t[0] for t in (trunk.cls_token, trunk.reg_token) if t is not None]
     prefix = torch.cat(tokens) if tokens else None
     position = trunk.pos_embed[0]
@@ -108,8 +113,9 @@ def _timm_vision(visual, size):
     after = nn.Sequential(trunk.fc_norm, trunk.head, visual.head)
     head = nn.Sequential(_First(), trunk.norm, after) if one else _Pooled(_TimmPool(trunk), after)
     return ImageParts(
-        stem=Stem(trunk.patch_embed, prefix, position), size=size, pre_norm=trunk.norm_pre,
-        blocks=[convert(b) for b in trunk.blocks], head=head, prefix=trunk.num_prefix_tokens, one_token=one,
+        kind="ViT", stem=Stem(trunk.patch_embed, prefix, position), size=size, pre_norm=trunk.norm_pre,
+        blocks=[convert(b) for b in trunk.blocks], head=head, norm=trunk.norm, prefix=trunk.num_prefix_tokens,
+        one_token=one,
     )  # fmt: skip
 
 
@@ -159,7 +165,11 @@ class _ClipPool(nn.Module):
         self.ln_post, self.attn_pool = visual.ln_post, visual.attn_pool
         self.kind, self.norm_last = visual.pool_type, visual.final_ln_after_pool
         if self.kind == "none" or getattr(visual, "attn_pool_contrastive", None) is not None:
-            raise UserError("image towers with CoCa's two poolers are not supported")
+            raise UserError("CoCa's two poolers")
+
+    @property
+    def token_norm(self):
+        return None if self.attn_pool is not None or self.norm_last else self.ln_post
 
     def forward(self, x):
         if self.attn_pool is not None:
@@ -178,7 +188,7 @@ class _TimmPool(nn.Module):
         self.norm, self.attn_pool = trunk.norm, trunk.attn_pool
         self.kind, self.skip = trunk.global_pool, 0 if trunk.pool_include_prefix else trunk.num_prefix_tokens
         if self.attn_pool is None and self.kind not in ("avg", "max", "avgmax"):
-            raise UserError(f"image towers with pooling {self.kind!r} are not supported")
+            raise UserError(f"pooling {self.kind!r}")
 
     def forward(self, x):
         x = self.norm(x)[:, self.skip :]

@@ -6,7 +6,7 @@ from pathlib import Path
 from dassl.utils.io import sha256_cached, sha256_of
 
 from . import hub, recipes
-from .registry import ROWS
+from .registry import OPEN_CLIP_FILES, ROWS
 
 
 def weights_sha256(name, weights=None):
@@ -32,7 +32,9 @@ def weights_sha256(name, weights=None):
 
 def _source(name, weights):
     """`Recipe.source`, without reading a checkpoint for its shapes or asking the hub for a configuration."""
-    if name.startswith("hf-hub:") and not hub.in_cache(name.removeprefix("hf-hub:"), "open_clip_config.json"):
+    if name in ROWS and ROWS[name].own_config:
+        return recipes._source(weights) if weights else ("hub", *ROWS[name].hub)
+    if name.startswith("hf-hub:") and not hub.in_cache(name.removeprefix("hf-hub:"), recipes.CONFIG):
         return recipes._source(weights) if weights else ("hub", name.removeprefix("hf-hub:"), ())
     alone = name not in ROWS and "::" not in name and Path(name).suffix in recipes.SUFFIXES
     if alone and (weights or Path(name).expanduser().is_file()):
@@ -50,8 +52,7 @@ def _tagged(entry):
     """The file of an open_clip table entry where its cache has it."""
     if place := entry.get("hf_hub"):
         repository, filename = os.path.split(place)
-        return _on_hub(repository, (filename,) if filename else ("open_clip_model.safetensors",
-                                                                 "open_clip_pytorch_model.bin"))  # fmt: skip
+        return _on_hub(repository, (filename,) if filename else OPEN_CLIP_FILES)
     path = Path("~/.cache/clip").expanduser() / os.path.basename(entry["url"])
     return [path] if path.is_file() else []
 

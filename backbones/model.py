@@ -47,7 +47,7 @@ class PromptableCLIP(nn.Module):
 
     @property
     def vision_width(self):
-        """d_v, or None for towers without tokens (ResNets)."""
+        """d_v, or None for towers that no prompt can reach (ResNets, ConvNeXt ...)."""
         return self.image.width
 
     @property
@@ -99,7 +99,7 @@ class PromptableCLIP(nn.Module):
     def describe(self):
         """One line for logs."""
         count = sum(p.numel() for p in self.parameters()) / 1e6
-        vision = f"{self.vision_layers} layers of {self.vision_width}" if self.vision_width else "ResNet"
+        vision = f"{self.vision_layers} layers of {self.vision_width}" if self.vision_width else self.image.kind
         return (
             f"{self.name}: {count:.1f} M weights, text {self.text_layers} layers of {self.text_width} (context "
             f"{self.context_length}), vision {vision} at {self.image_size} px, features {self.embed_dim}, "

@@ -15,7 +15,10 @@ class TextParts:
     |-------------------|--------|------------|---------|--------|
     | OpenAI, open_clip | yes    | -          | "eos"   | yes    |
     | BERT              | no     | yes        | "first" | yes    |
-    | SigLIP            | no     | no         | "last"  | no     |
+    | SigLIP, SigLIP 2  | no     | no         | "last"  | no     |
+    | MetaCLIP 2        | yes    | -          | "eos"   | yes    |
+    | MobileCLIP        | no     | no         | "eos"   | yes    |
+    | CLIPA             | no     | no         | "last"  | yes    |
 
     blocks: `Block`s in order.
     token_embedding: nn.Embedding (V, d_t).
@@ -23,8 +26,10 @@ class TextParts:
     project: module (..., d_t) -> (..., d), applied after final_norm to the pooled token.
     tokenizer: (list of str, context_length=T) -> LongTensor (C, T), end token kept when cut.
     starts: whether texts begin with a start token (SOS, CLS).
-    ends: whether the end token differs from the padding (SigLIP's does not).
+    ends: whether the end token differs from the padding (SigLIP's and CLIPA's do not).
+    end_id: the end token of towers that pool it; None: the largest id there is (OpenAI's).
     embed_norm, type_embedding: BERT's LayerNorm after the embeddings and its (d_t,) of token type 0.
+    dropout: what it was trained with, on hidden rows and on attention weights: BERT's; others have none.
     """
 
     blocks: list
@@ -39,9 +44,11 @@ class TextParts:
     starts: bool
     pad_id: int = 0
     ends: bool = True
+    end_id: int = None
     final_norm: nn.Module = field(default_factory=nn.Identity)
     embed_norm: nn.Module = None
     type_embedding: nn.Parameter = None
+    dropout: tuple = (0.0, 0.0)
 
 
 class Projection(nn.Module):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-HALF = (0.5, 0.5, 0.5)
+SIGLIP = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "resize_mode": "squash"}
 BIOMED_BERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 
 
@@ -18,6 +18,7 @@ class Row:
     layout: "state" (one file holds all weights; of several hub files the first that exists is taken) or "pmc_clip"
         (all three files are needed: image tower, text tower, projection).
     bert: fields of the BERT configuration, so that the architecture needs no hub.
+    own_config: trained weights are built as the open_clip_config.json beside them says; `arch` is for random ones.
     """
 
     about: str
@@ -30,6 +31,8 @@ class Row:
     mean: tuple = OPENAI_MEAN
     std: tuple = OPENAI_STD
     interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    own_config: bool = False
     extra: dict = field(default_factory=dict)  # tensors that the published files lack: {key: value}
 
 
@@ -42,6 +45,13 @@ def _bert_text(**more):
             "hf_pooler_type": "cls_last_hidden_state_pooler", "context_length": 256, **more}  # fmt: skip
 
 
+OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # what open_clip itself uploads
+BIOMED_CLIP = {
+    "embed_dim": 512,
+    "vision_cfg": {"timm_model_name": "vit_base_patch16_224", "timm_pool": "", "timm_proj": "linear",
+                   "image_size": 224},
+    "text_cfg": _bert_text(),
+}  # fmt: skip
 BERT_BASE = {"vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
              "intermediate_size": 3072, "max_position_embeddings": 512, "pad_token_id": 0}  # fmt: skip
 
@@ -54,14 +64,8 @@ ROWS = {
     "ViT-L/14@336px": _openai("ViT-L-14-336-quickgelu", "OpenAI CLIP, ViT-L/14 at 336 pixels"),
     "BiomedCLIP": Row(
         "PubMedBERT text tower, timm ViT-B/16, 15 M biomedical figures",
-        arch={
-            "embed_dim": 512,
-            "vision_cfg": {"timm_model_name": "vit_base_patch16_224", "timm_pool": "", "timm_proj": "linear",
-                           "image_size": 224},
-            "text_cfg": _bert_text(),
-        },
-        hub=("microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
-             ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")),
+        arch=BIOMED_CLIP,
+        hub=("microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224", OPEN_CLIP_FILES),
         bert=BERT_BASE,
     ),
     "PubMedCLIP": Row(
@@ -93,7 +97,40 @@ ROWS = {
         hub=("UzairK/unimed-clip-vit-b16", ("unimed_clip_vit_b16.pt",)),
         bert=BERT_BASE,
     ),
-    "SigLIP": Row("SigLIP ViT-B/16 (WebLI)", arch="ViT-B-16-SigLIP", tag="webli", mean=HALF, std=HALF),
+    "QuiltNet-B-32": Row(
+        "ViT-B/32 on Quilt-1M's histopathology",
+        arch="ViT-B-32",
+        hub=("wisdomik/QuiltNet-B-32", OPEN_CLIP_FILES),
+    ),
+    "QuiltNet-B-16": Row(
+        "ViT-B/16 on Quilt-1M's histopathology",
+        arch="ViT-B-16",
+        hub=("wisdomik/QuiltNet-B-16", OPEN_CLIP_FILES),
+    ),
+    "QuiltNet-B-16-PMB": Row(
+        "BiomedCLIP's architecture on Quilt-1M's histopathology",
+        arch=BIOMED_CLIP,
+        hub=("wisdomik/QuiltNet-B-16-PMB", OPEN_CLIP_FILES),
+        bert=BERT_BASE,
+    ),
+    "MedPMC-CLIP": Row(
+        "ViT-L/14, 11 M curated medical figures of PubMed Central",
+        arch="ViT-L-14",
+        hub=("Yale-BIDS-Chen/medpmc-clip-l-14_jun24_v1", ("open_clip_pytorch_model.safetensors",)),
+    ),
+    "DermLIP": Row(
+        "ViT-B/16 on Derm1M's skin images",
+        arch="ViT-B-16",
+        hub=("redlessone/DermLIP_ViT-B-16", OPEN_CLIP_FILES),
+        own_config=True,  # trained from OpenAI's weights: whether with their activation, only its configuration says
+    ),
+    "SigLIP": Row("SigLIP ViT-B/16 (WebLI)", arch="ViT-B-16-SigLIP", tag="webli", **SIGLIP),
+    "SigLIP2": Row("SigLIP 2 ViT-B/16 (WebLI)", arch="ViT-B-16-SigLIP2", tag="webli", **SIGLIP),
+    "MetaCLIP2": Row(
+        "MetaCLIP 2 ViT-H/14, 300 languages (a token table of 900 000 words)",
+        arch="ViT-H-14-worldwide-quickgelu",
+        tag="metaclip2_worldwide",
+    ),
     "demo": Row("the embedded demo backbone, 64 pixels, for the phantom data only", folder="demo"),
 }  # fmt: skip
 
@@ -104,6 +141,7 @@ def known():
         ("MODEL::TAG", "any open_clip model and pretrained tag, e.g. ViT-B-32::laion2b_s34b_b79k"),
         ("MODEL::FILE", "an open_clip architecture with a checkpoint of yours, e.g. ViT-B-16-quickgelu::/data/x.pt"),
         ("hf-hub:ORG/REPO", "an open_clip model on the Hugging Face hub"),
+        ("local-dir:PATH", "a folder that open_clip wrote for the hub"),
         ("FILE", "a checkpoint in OpenAI's layout, or one with its open_clip_config.json beside it"),
     ]
     return [(name, row.about) for name, row in ROWS.items()] + forms

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from dassl.utils.errors import UserError
 
 from .autocast import own_precision
+from .blocks import dropped
 from .layer_pass import LayerPass
 from .prompt import Frame
 
@@ -28,13 +29,15 @@ class TextTower(nn.Module):
     """Text side of a PromptableCLIP over TextParts (the family's blocks, embeddings and facts).
 
     autocast: dtype that `encode` computes in, or None.
+    drop: dropout in force, on hidden rows and on attention weights; see `dropout`.
     """
 
     autocast = None
+    drop = (0.0, 0.0)
 
     def __init__(self, parts):
         super().__init__()
-        self.blocks = nn.ModuleList(parts.blocks)
+        self.blocks, self.trained_with = nn.ModuleList(parts.blocks), parts.dropout
         self.token_embedding = parts.token_embedding
         self.position = parts.position
         self.type_embedding = parts.type_embedding
@@ -44,7 +47,7 @@ class TextTower(nn.Module):
         self.tokenizer = parts.tokenizer
         self.causal, self.pad_masked, self.pooled = parts.causal, parts.pad_masked, parts.pooled
         self.context_length, self.starts = parts.context_length, parts.starts
-        self.ends, self.pad_id = parts.ends, parts.pad_id
+        self.ends, self.end_id, self.pad_id = parts.ends, parts.end_id, parts.pad_id
 
     @property
     def width(self):
@@ -54,6 +57,12 @@ class TextTower(nn.Module):
     def cut_at_end(self):
         """Whether tokens after the end token cannot matter."""
         return self.causal or self.pad_masked
+
+    def dropout(self, on):
+        """Switch the dropout on or off that the tower was trained with (BERT's; other towers have none)."""
+        self.drop = self.trained_with if on else (0.0, 0.0)
+        for block in self.blocks:
+            block.drop = self.drop[0]
 
     # ---- strings -> tokens
 
@@ -65,13 +74,19 @@ class TextTower(nn.Module):
         """
         width = max(self.context_length + 1, 512)  # wide enough that a text which does not fit is not cut to fit
         ids = self.tokenizer(list(texts), context_length=width)
-        last = ids.argmax(-1) if self.pooled == "eos" else (ids != self.pad_id).sum(-1) - int(self.ends)
+        last = self._last(ids)
         if limit and int(last.max()) >= self.context_length:
             worst = int(last.argmax())
             raise UserError(
                 f"text {texts[worst]!r} has {int(last[worst]) + 1} tokens, the text tower takes {self.context_length}"
             )
         return (ids[:, : self.context_length] if limit else ids), last
+
+    def _last(self, ids):
+        """Index (C,) of the end token, or of the last word where the end is padding."""
+        if self.pooled != "eos":
+            return (ids != self.pad_id).sum(-1) - int(self.ends)
+        return ids.argmax(-1) if self.end_id is None else (ids == self.end_id).int().argmax(-1)
 
     def embed(self, ids):
         """(C, T) -> (C, T, d_t), no positions added."""
@@ -137,15 +152,19 @@ class TextTower(nn.Module):
 
     def _encode(self, prompts):
         """(b, c, d) of one piece."""
-        entered = map(self._enter, prompts.segments)
-        pooled = LayerPass(prompts, entered, self.causal, self.position.dtype).through(self.blocks)
+        entered = (self._enter(segment, prompts.classes) for segment in prompts.segments)
+        pooled = LayerPass(prompts, entered, self.causal, self.position.dtype, self.drop[1]).through(self.blocks)
         return self.project(self.final_norm(pooled)).expand(-1, prompts.classes, -1)
 
-    def _enter(self, segment):
-        """Level 0 of a segment as the first block reads it: positions (and BERT's type and norm) added."""
+    def _enter(self, segment, classes):
+        """Level 0 of a segment as the first block reads it: positions (and BERT's type and norm) added; None where it
+        enters later; under dropout every class has noise of its own."""
+        if segment.enters is not None:
+            return None
         tokens = segment.levels[0]
         tokens = tokens if torch.is_tensor(tokens) else tokens.dense()
         x = tokens.to(self.position.dtype) + self.position[segment.position]
         if self.type_embedding is not None:
             x = x + self.type_embedding
-        return x if self.embed_norm is None else self.embed_norm(x)
+        x = x if self.embed_norm is None else self.embed_norm(x)
+        return dropped(x.expand(-1, classes, -1, -1), self.drop[0]) if self.drop[0] else x

@@ -10,7 +10,10 @@ import torch
 
 from dassl.utils.io import write_json
 
-SPECIAL = {"bert": (0, 2, 3), "siglip": (1, None, 1)}  # ids of padding, start, end in PubMedBERT and SigLIP
+# Ids of padding, start and end: PubMedBERT; SigLIP; SigLIP 2 (Gemma) and mT5; MetaCLIP 2 (XLM-V); CLIPA, whose end is
+# padding, too.
+SPECIAL = {"bert": (0, 2, 3), "siglip": (1, None, 1), "siglip2": (0, None, 1), "xlm": (1, 0, 2), "clipa": (0, 101, 0)}
+OF_TOKENIZER = {"siglip2": "siglip2", "mt5": "siglip2", "xlm-v": "xlm", "bert-base-uncased": "clipa"}
 
 
 class Tokenizer:
@@ -38,15 +41,26 @@ def clip_bpe():
     return Tokenizer(SimpleTokenizer(), starts=True, pad_id=0)
 
 
-def transformers_tokenizer(source, **kwargs):
-    """A tokenizer of transformers: hub id or local folder; kwargs as in open_clip's `tokenizer_kwargs`."""
+def transformers_tokenizer(folder, **kwargs):
+    """A tokenizer of transformers in a folder; kwargs as in open_clip's `tokenizer_kwargs`.
+
+    These come from a repository, too, and can't allow what it brings to be run: a tokenizer that needs Python code of
+    its own is a ValueError.
+    """
     from open_clip.tokenizer import HFTokenizer
 
-    encode = HFTokenizer(str(source), **kwargs)
+    encode = HFTokenizer(str(folder), **{**kwargs, "trust_remote_code": False})
     inner = encode.tokenizer
     empty = encode([""], context_length=8)[0]
     starts, pad = int(empty[0]) in (inner.cls_token_id, inner.bos_token_id), inner.pad_token_id
     return Tokenizer(encode, starts, pad, ends=int((empty != pad).sum()) > int(starts), size=len(inner))
+
+
+def told(error):
+    """Why a tokenizer or model can't be built, in a few words."""
+    if "custom code" in str(error) or "trust_remote_code" in str(error):
+        return "it needs Python code from its repository, which is never run"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def local_tokenizer(folder, **kwargs):
@@ -62,8 +76,16 @@ def local_tokenizer(folder, **kwargs):
         return transformers_tokenizer(copy, **kwargs)
 
 
+def kind_of(text_cfg):
+    """Which of SPECIAL's kinds the vocabulary of an open_clip text configuration is."""
+    if "hf_model_name" in text_cfg:
+        return "bert"
+    name = text_cfg["hf_tokenizer_name"].lower()
+    return next((kind for part, kind in OF_TOKENIZER.items() if part in name), "siglip")
+
+
 def stand_in(kind, vocabulary):
-    """A deterministic tokenizer for random weights of BERT and SigLIP architectures: needs no download.
+    """A deterministic tokenizer for random weights of architectures with a vocabulary of their own: needs no download.
 
     Its ids are NOT those of any published vocabulary: words are cut into pieces of at most six letters, a piece's
     id is a hash of it. Good for benchmarks and tests, meaningless with trained weights.

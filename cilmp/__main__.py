@@ -17,12 +17,14 @@ COMMANDS = {  # word: (module:function of the words behind it, one line)
     "compare": ("cilmp.experiments.commands:compare", "every method on one data set, one table"),
     "study": ("cilmp.experiments.commands:study", "methods x data sets x shots x seeds: planned, run, restartable"),
     "sweep": ("cilmp.experiments.commands:sweep", "a grid of settings, chosen on val or shown on test"),
-    "report": ("cilmp.experiments.commands:report", "all tables and pictures of an output folder"),
+    "report": ("cilmp.experiments.commands:report", "all tables and pictures of output folders and archives"),
+    "archive": ("cilmp.experiments.commands:archive", "an output folder's results as one file to take elsewhere"),
     "prepare": ("cilmp.datasets.prepare.command:main", "raw images in, a split out"),
     "check": ("cilmp.datasets.check_command:main", "what can be said against a data set"),
     "extract": ("cilmp.experiments.extract:main", "what a language model says about the classes"),
     "list": ("cilmp.experiments.commands:listing", "methods, protocols, data sets, backbones, language models"),
 }
+HIDDEN = {"_in_checkout": "cilmp.experiments.in_checkout:main"}  # how the command calls itself
 
 
 def usage():
@@ -47,11 +49,11 @@ def main(argv=None):
     if words[0] in ("-V", "--version"):
         print(version())
         return 0
-    if words[0] not in COMMANDS:
+    if words[0] not in (*COMMANDS, *HIDDEN):
         from dassl.utils.errors import unknown_name
 
         raise unknown_name("command", words[0], COMMANDS)
-    module, function = COMMANDS[words[0]][0].split(":")
+    module, function = (HIDDEN.get(words[0]) or COMMANDS[words[0]][0]).split(":")
     return getattr(importlib.import_module(module), function)(words[1:])
 
 

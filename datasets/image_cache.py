@@ -1,10 +1,10 @@
 """Decoded images in one memory-mapped file, shared by all runs on a machine (DATALOADER.CACHE_IMAGES True).
 
-Images are stored as 8-bit RGB with the shorter side at the input size (larger ones shrunk by the test transform's
-own resize, smaller ones as they are). So evaluation is bit-equal with and without the cache; training crops are
-taken from the shrunk image, which is the price.
+Images are stored as 8-bit RGB with the shorter side, or with INPUT.RESIZE_MODE squash both, at the input size (larger
+ones shrunk by the test transform's own resize, smaller ones as they are). So evaluation is bit-equal with and
+without the cache; training crops are taken from the shrunk image, which is the price.
 
-    <cache>/images/<size>-<interpolation>-<version>/<root>/<shard>.bin    pixels, one image after the other
+    <cache>/images/<size>[-squash]-<interpolation>-<version>/<root>/<shard>.bin    pixels, one image after the other
     .../<shard>.json                                            {file: [bytes, mtime_ns, sha256, offset, height, width]}
 
 An entry is valid while the file has that length and time of change, or else that SHA-256. A run adds one shard
@@ -50,7 +50,7 @@ def _map(shard):
     return np.memmap(shard, np.uint8, "r")
 
 
-def cached(items, root, size, interpolation, workers=None, progress=True):
+def cached(items, root, size, interpolation, squash=False, workers=None, progress=True):
     """The items as CachedDatum, decoding what the cache does not have; images that can't be read or that lie in an
     array anyway stay as they are.
 
@@ -59,13 +59,16 @@ def cached(items, root, size, interpolation, workers=None, progress=True):
         root: folder of the data set (names the cache).
         size: shorter side in pixels.
         interpolation: bilinear, bicubic or nearest, as INPUT.INTERPOLATION.
+        squash: both sides to `size`.
     """
     name = f"{slug(Path(root).name)}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
-    folder = cache_root() / "images" / f"{size}-{interpolation}-{VERSION}" / name
+    shape = f"{size}-squash" if squash else size
+    folder = cache_root() / "images" / f"{shape}-{interpolation}-{VERSION}" / name
     index = read_index(folder)
     todo = [item.impath for item in items if not (is_array_image(item.impath) or _valid(item.impath, index))]
     if todo:
-        index |= _add(folder, list(dict.fromkeys(todo)), size, interpolation, workers, progress)
+        sides = [size, size] if squash else [size]
+        index |= _add(folder, list(dict.fromkeys(todo)), sides, interpolation, workers, progress)
     return [CachedDatum(item, *index[item.impath][1]) if item.impath in index else item for item in items]
 
 
@@ -96,13 +99,13 @@ def _valid(file, index):
     return False
 
 
-def _add(folder, files, size, interpolation, workers, progress):
+def _add(folder, files, sides, interpolation, workers, progress):
     """Decode files into a new shard; returns its index."""
     from tqdm import tqdm
 
     shard, entries = folder / f"{os.getpid()}-{len(list(folder.glob('*.json')))}.bin", {}
     with atomic_path(shard) as temporary, open(temporary, "wb") as out:
-        for file, decoded in tqdm(_decoded(files, size, interpolation, workers), total=len(files), unit="img",
+        for file, decoded in tqdm(_decoded(files, sides, interpolation, workers), total=len(files), unit="img",
                                   desc="decoding into the cache", disable=not progress or None):
             if decoded is None:
                 continue
@@ -116,8 +119,8 @@ def _add(folder, files, size, interpolation, workers, progress):
     return {file: index[file] for file in entries}
 
 
-def _decoded(files, size, interpolation, workers):
-    step = partial(decode, size=size, interpolation=interpolation)
+def _decoded(files, sides, interpolation, workers):
+    step = partial(decode, sides=sides, interpolation=interpolation)
     workers = workers or os.cpu_count() or 1
     if workers == 1 or len(files) < 64:
         yield from zip(files, map(step, files))
@@ -126,8 +129,11 @@ def _decoded(files, size, interpolation, workers):
         yield from zip(files, pool.map(step, files, chunksize=32))
 
 
-def decode(file, size, interpolation):
-    """((bytes, mtime_ns, sha256), (height, width), pixels) of one image; None if it can't be read."""
+def decode(file, sides, interpolation):
+    """((bytes, mtime_ns, sha256), (height, width), pixels) of one image; None if it can't be read.
+
+    sides: what larger images are resized to, [shorter] or [height, width].
+    """
     from torchvision.transforms.v2 import functional as F
 
     from dassl.data.transforms import INTERPOLATION_MODES
@@ -136,7 +142,7 @@ def decode(file, size, interpolation):
         image = read_image(file)
     except UserError:
         return None  # the loader names it, or skips it, by DATASET.ON_BAD_IMAGE
-    if min(image.size) > size:
-        image = F.resize(image, [size], interpolation=INTERPOLATION_MODES[interpolation])
+    if min(image.size) > sides[0]:
+        image = F.resize(image, sides, interpolation=INTERPOLATION_MODES[interpolation])
     state = os.stat(file)
     return (state.st_size, state.st_mtime_ns, sha256_file(file)), image.size[::-1], image.tobytes()

@@ -15,10 +15,10 @@ FLAGS = {  # variable: (flag's metavar, help); the flag wins over the variable
     "LLM": ("NAME", "hub id, folder, GGUF file, smollm2-135m"),
     "EPOCHS": ("N", "length of training"),
     "CFG": ("NAME", "a file of configs/trainers/<Method>/, or a path ending in .yaml"),
-    "HPARAMS": ("KIND", "official or common"),
+    "HPARAMS": ("KIND", "official or matched (CoOp's number of steps for all)"),
     "TARGETS": ("'SET ...'", "data sets to test on, for protocols that need them"),
     "THREADS": ("N", "CPU threads of each run"),
-    "PLUGIN": ("FILE", "FILE.py or module with your own trainer or reader"),
+    "PLUGIN": ("FILE", "FILE.py or module with your own trainer or reader; a CoOp-like checkout, or a file of it"),
     "OPTS": ("'KEY VALUE ...'", "any keys of the configuration"),
 }
 
@@ -183,13 +183,27 @@ def _study(args, studies):
 
 
 def report(argv):
-    """cilmp report [OUTPUT]"""
-    p = _parser("report", "All tables and pictures of an output folder, from its results, into OUTPUT/report/.")
-    p.add_argument("output", nargs="?", default=None, help="default: $OUTPUT, else output/")
+    """cilmp report [OUTPUT|ARCHIVE ...]"""
+    p = _parser("report", "All tables and pictures of output folders and archives, from the results in them.")
+    p.add_argument("sources", nargs="*", metavar="OUTPUT|ARCHIVE", help="default: $OUTPUT, else output/")
+    p.add_argument("--to", default="", metavar="DIR", help="default: report/ in the first folder, beside an archive")
     args = p.parse_args(argv)
     from .report import main
 
-    return main(args.output)
+    return main(args.sources, args.to)
+
+
+def archive(argv):
+    """cilmp archive OUTPUT FILE"""
+    p = _parser("archive", "Specs, results, predictions and few-shot lists of an output folder as one zip file, which "
+                "`cilmp report` reads. No images, no weights.")  # fmt: skip
+    p.add_argument("output", metavar="OUTPUT")
+    p.add_argument("file", metavar="FILE")
+    args = p.parse_args(argv)
+    from .archive import pack
+
+    print(f"{pack(args.output, args.file)} runs. Written: {Path(args.file).absolute()}")
+    return 0
 
 
 def listing(argv):

@@ -1,4 +1,4 @@
-"""All tables and pictures of an output folder, from the results.json files in it, into OUTPUT/report/."""
+"""All tables and pictures of output folders and archives, from the results in them."""
 
 from pathlib import Path
 
@@ -7,8 +7,7 @@ from dassl.utils.errors import MissingFile, UserError
 from dassl.utils.io import write_text
 from dassl.utils.paths import output_root, slug
 
-from . import tables
-from .collect import records
+from . import archive, tables
 from .pictures import draw
 
 
@@ -49,13 +48,20 @@ def section(key, found, folder, several):
     return text
 
 
-def main(output=None):
-    """Write the report of an output folder ($OUTPUT, else the default); returns the exit code."""
-    output = Path(output).absolute() if output else output_root()
-    groups = groups_of(records(output))
+def main(sources=(), to=""):
+    """Write the report of output folders and archives ($OUTPUT, else the default) into a folder: `to`, else `report`
+    in the first of them, beside an archive; returns the exit code."""
+    sources = [Path(s).absolute() for s in sources] or [output_root()]
+    place = sources[0] if sources[0].is_dir() else sources[0].parent
+    folder = Path(to).absolute() if to else place / "report"
+    with archive.opened(sources) as folders:
+        return _write(groups_of(archive.merged(folders)), folder, sources)
+
+
+def _write(groups, folder, sources):
     if not groups:
-        raise MissingFile(f"no finished runs in {output}; make some with: bash scripts/cilmp/base2new.sh")
-    folder = output / "report"
+        raise MissingFile(f"no finished runs in {', '.join(map(str, sources))}; make some with: bash "
+                          f"scripts/cilmp/base2new.sh")  # fmt: skip
     count = [key[:3] for key in groups]
     sections = [section(key, found, folder, count.count(key[:3]) > 1) for key, found in groups.items()]
     write_text("\n".join(["# Report", "", *sections]), folder / "report.md")

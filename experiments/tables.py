@@ -10,10 +10,18 @@ from dassl.utils.errors import UserError
 from dassl.utils.io import write_json, write_text
 
 COSTS = {
+    "steps": lambda row: _steps(row["steps"]),
     "learned": lambda row: f"{row['trainable_parameters'] or 0:,}",
     "s/step": lambda row: _median(row["seconds_per_step"], "{:.3f}"),
     "peak MiB": lambda row: _median(row["peak_memory_mib"], "{:.0f}"),
 }
+
+
+def _steps(found):
+    """Optimiser steps of a row's trainings: a number, from-to where seeds differ, or a word."""
+    counts = sorted(n for n in found if isinstance(n, int))
+    ends = [f"{n:,}" for n in dict.fromkeys((*counts[:1], *counts[-1:]))]
+    return "-".join(ends) or "/".join(sorted(found)) or "unknown"
 
 
 def _median(values, form):
@@ -66,11 +74,14 @@ def rows_of(records, metrics):
             "configuration": f"{spec['file']}-{r['group'][:8]}", "settings": spec["settings"], "parts": {},
             "group": r["group"],
             "trainable_parameters": r["cost"]["trainable_parameters"], "hparams": spec["hparams"],
-            "tuned": r.get("tuned", False), "precision": r.get("precision"), "dropout_mode": r.get("dropout_mode"),
-            "seconds_per_step": [], "peak_memory_mib": [],
+            "tuned": r.get("tuned", False), "transductive": r.get("transductive", False),
+            "precision": r.get("precision"), "dropout_mode": r.get("dropout_mode"),
+            "steps": [], "seconds_per_step": [], "peak_memory_mib": [],
         })  # fmt: skip
         if not spec["source"]:
             row["shots"], row["settings"] = spec["shots"], spec["settings"]
+        if (steps := r["cost"].get("steps", "unknown")) not in row["steps"]:  # older results do not say
+            row["steps"].append(steps)
         part = row["parts"].setdefault(spec["part"], {m: {} for m in metrics})
         for metric in metrics:
             part[metric][str(r["seed"])] = r["metrics"].get(metric)
@@ -90,6 +101,8 @@ def tell_apart(rows):
             continue
         keys = sorted({k for r in alike for k in r["settings"]})
         differ = [k for k in keys if k != "SEED" and len({str(r["settings"].get(k)) for r in alike}) > 1]
+        if "RUN.HPARAMS" in differ:  # says what the budget comes from
+            differ = [k for k in differ if k != "OPTIM.BUDGET"]
         known = all("hash" not in r["settings"] for r in alike) and 0 < len(differ) <= 4
         for row in alike:
             words = ", ".join(f"{k.split('.')[-1]}={row['settings'].get(k)}" for k in differ)
@@ -125,12 +138,17 @@ def build(protocol, records, title, missing=(), not_run=(), targets=(), notes=()
 
 
 def _cells(row, columns, shots):
-    first = [row["label"] + ("*" if row["tuned"] else ""), *([_shots(row["shots"])] if shots else [])]
+    first = [row["label"] + marks_of(row), *([_shots(row["shots"])] if shots else [])]
     cells = []
     for metric, c in columns:
         figures = row["figures"].get(metric, {})
         cells.append(with_deviation(*figures[c], figures["seeds"]) if c in figures else "-")
     return first + cells + [cost(row) for cost in COSTS.values()]
+
+
+def marks_of(row):
+    """What is put behind a row's label; the notes say what it means."""
+    return "*" * row["tuned"] + "†" * row["transductive"]
 
 
 def _shots(number):
@@ -177,11 +195,15 @@ def _notes(protocol, records, rows, missing, not_run, targets):
         notes.append(f"Backbone weights: {', '.join(weights)}.")
     if llms := every("llm"):
         notes.append(f"LLM: {', '.join(llms)}.")
-    notes.append(f"Hyper-parameters: {', '.join(sorted({r['spec']['hparams'] for r in records}))}.")
+    notes += _hyper_parameters(rows)
     if any(r.get("tuned") for r in records):
-        notes.append("*: tuned by its authors for this very data set; HPARAMS=common gives all methods one set.")
+        notes.append("*: tuned by its authors for this very data set.")
+    if any(r.get("transductive") for r in records):
+        notes.append("†: sees all test images at once, without their labels; the other rows answer image by image.")
     notes += _left_out(records)
-    notes.append("learned: trained numbers; s/step and peak MiB (of the whole process): medians over seeds, training.")
+    fitted = " (fitted: no optimiser)" if any("fitted" in row["steps"] for row in rows) else ""
+    notes.append(f"steps: of the optimiser{fitted}; learned: trained numbers; s/step and peak MiB (of the whole "
+                 "process): medians over seeds, training.")  # fmt: skip
     notes += sorted({f"{s.method}: not run here - {s.why_not}." for s in not_run})
     per_row = {frozenset(seeds) for row in rows for part in row["parts"].values() for seeds in part.values()}
     if len(per_row) > 1:
@@ -192,14 +214,31 @@ def _notes(protocol, records, rows, missing, not_run, targets):
 
 def _precisions(rows):
     """The precision of all rows, or a warning that names each."""
-    found = {}
-    for row in rows:
-        if row["precision"]:
-            found.setdefault(row["precision"], []).append(row["label"])
+    found = _labels(rows, "precision")
     if len(found) < 2:
         return [f"Precision: {name}." for name in found]
-    listing = "; ".join(f"{name}: {', '.join(dict.fromkeys(labels))}" for name, labels in sorted(found.items()))
-    return [f"Rows differ in precision, compare with care - {listing}."]
+    return [f"Rows differ in precision, compare with care - {_listed(found)}."]
+
+
+def _hyper_parameters(rows):
+    """Whose hyper-parameters all rows have, or which rows have whose; and what `matched` means."""
+    found = _labels(rows, "hparams")
+    words = next(iter(found)) if len(found) == 1 else _listed(found)
+    meaning = ["matched: CoOp's number of steps, all else a method's own."] if "matched" in found else []
+    return [f"Hyper-parameters: {words}.", *meaning]
+
+
+def _labels(rows, fact):
+    """{value of a fact: labels of the rows that have it}."""
+    found = {}
+    for row in rows:
+        if row[fact]:
+            found.setdefault(row[fact], {})[row["label"]] = None
+    return found
+
+
+def _listed(found):
+    return "; ".join(f"{name}: {', '.join(labels)}" for name, labels in sorted(found.items()))
 
 
 def _left_out(records):
@@ -239,7 +278,8 @@ def latex(table):
 
 def tex(text):
     """Text with LaTeX's own characters escaped."""
-    special = {"\\": "\\textbackslash{}", "±": "$\\pm$", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    special = {"\\": "\\textbackslash{}", "±": "$\\pm$", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
+               "†": "$\\dagger$"}  # fmt: skip
     return "".join(special.get(c, f"\\{c}" if c in "_%&#${}" else c) for c in text)
 
 

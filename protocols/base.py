@@ -20,7 +20,8 @@ class Protocol:
         needs_targets: whether TARGETS names the data sets to test on.
         other_classes: whether what is learned is tested on classes it was not trained on.
         shots_column: whether rows differ in shots.
-        hparams: official or common, where HPARAMS says nothing.
+        hparams: official or matched, where HPARAMS says nothing.
+        files: the protocol whose files of hyper-parameters (configs/trainers/<Method>/) are read; by default its own.
         metrics: which figures of a run the table shows; the first is drawn.
     """
 
@@ -32,6 +33,7 @@ class Protocol:
     other_classes = False
     shots_column = False
     hparams = "official"
+    files = property(lambda self: self.name)
     metrics = METRICS
 
     def refuse(self, dataset, root, targets=()):

@@ -9,15 +9,16 @@ class Realistic(FewShot):
 
     summary = "k images a class as the data is distributed, no validation, fixed hyper-parameters"
     metrics = ("balanced_accuracy", "accuracy", "macro_f1")
-    hparams = "common"
+    hparams = "matched"
+    files = "few_shot"
 
     def runs(self, first, targets=()):
         return [first.but("train_all", {"DATASET.SHOT_SAMPLING": "natural", "TEST.FINAL_MODEL": "last_step"})]
 
     def notes(self, dataset, targets=()):
         return [
-            "Shots are drawn as the training images are distributed; no validation images, hyper-parameters are fixed "
-            "(configs/trainers/common.yaml unless CFG or HPARAMS says otherwise), the last step is tested."
+            "Shots are drawn as the training images are distributed; no validation images, hyper-parameters are a "
+            "method's own and fixed, the last step is tested."
         ]
 
 

@@ -4,6 +4,7 @@ from dassl.utils.errors import ConfigError
 
 from .base import PromptTrainer
 from .learner import Learner, unit
+from .templates import filled
 
 TOWERS = {"both": ("text", "image"), "text": ("text",), "vision": ("image",)}
 
@@ -18,8 +19,7 @@ class AdaptedLearner(Learner):
 
     def __init__(self, node, clip, classnames, context=None):
         super().__init__(node, clip, classnames, context)
-        texts = [node.TEMPLATE.format(n) for n in self.names]
-        self.frame = clip.text.frame(texts, labels=self.classnames)
+        self.frame = clip.text.frame(filled(node.TEMPLATE, self.names), labels=self.classnames)
         self.adapt()
 
     def adapt(self):
@@ -31,8 +31,8 @@ class AdaptedLearner(Learner):
         node, clip = self.node, self.clip
         if node.ENCODER not in TOWERS:
             raise ConfigError(f"ENCODER {node.ENCODER!r}: choose {', '.join(TOWERS)}")
-        if clip.vision_width is None and node.ENCODER != "text":
-            raise ConfigError(f"{clip.name} is a ResNet, without transformer blocks: set ENCODER text")
+        if node.ENCODER != "text":
+            self.needs_blocks("ENCODER text")
         depth = max(len(getattr(clip, tower).blocks) for tower in TOWERS[node.ENCODER])
         if any(not 0 <= number < depth for number in node.LAYERS):
             raise ConfigError(f"LAYERS {list(node.LAYERS)}: the blocks of {clip.name} are 0 to {depth - 1}")

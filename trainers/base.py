@@ -16,7 +16,7 @@ from dassl.utils.errors import ConfigError
 from .features import deterministic, train_on_features
 from .learner import Context, Learner, unit
 from .precision import AUTOCAST, in_towers, runs_as
-from .schedules import cosine_over_steps
+from .schedules import cosine_over_steps, laid_over
 
 __all__ = ["Context", "Learner", "PromptTrainer", "unit"]  # all that a plugin's method needs
 
@@ -29,6 +29,7 @@ class PromptTrainer(TrainerX):
         defaults: dict of its config node TRAINER.<NAME>.
         needs_llm: whether it reads what a language model says, as llm_form: "rows" (representations) or "sentences".
         trains: False for methods without training.
+        transductive: True for methods that see all test images at once (never their labels); tables mark them.
     """
 
     learner = None
@@ -36,6 +37,7 @@ class PromptTrainer(TrainerX):
     needs_llm = False
     llm_form = "rows"
     trains = True
+    transductive = False
     model_name = "prompt_learner"
     lr_per = "epoch"  # "step": a cosine over all steps, down to END_LR, after WARMUP_SHARE of them
 
@@ -43,6 +45,10 @@ class PromptTrainer(TrainerX):
     def bound_to_classes(cls, cfg):
         """Why what is learned under this configuration serves no other classes; "" if it does."""
         return next(iter(cls.learner.bound_to_classes(cfg.TRAINER[cls.node_name()]).values()), "")
+
+    @classmethod
+    def without_budget(cls):
+        return "" if cls.trains else "it trains nothing"
 
     @classmethod
     def node_name(cls):
@@ -66,7 +72,7 @@ class PromptTrainer(TrainerX):
             raise ConfigError(f"TRAINER.{self.node_name()}.PREC {word!r}: choose {', '.join(AUTOCAST)}")
 
     def input_facts(self):
-        """Image size, mean, std and interpolation that the backbone expects."""
+        """Image size, mean, std, interpolation and resize mode that the backbone expects."""
         return backbones.input_facts(self.cfg.MODEL.BACKBONE.NAME, self.cfg.MODEL.BACKBONE.WEIGHTS or None)
 
     def build_model(self):
@@ -87,6 +93,8 @@ class PromptTrainer(TrainerX):
         self.model.to(self.device)
         in_towers(self.clip, self.precision)  # now: texts that are encoded once were just encoded in float32
         self.scaler, self.max_epoch = None, self._length()
+        if cfg.OPTIM.BUDGET:
+            self._take_budget(cfg.OPTIM.BUDGET)
         trainables = self.model.named_trainables()
         if not self.model.checkpoint_tensors():
             self.optim = self.sched = None
@@ -102,16 +110,37 @@ class PromptTrainer(TrainerX):
         return build_optimizer([p for _, p in trainables], self.cfg.OPTIM)
 
     def build_scheduler(self, optimizer):
+        optim = self.cfg.OPTIM
+        if self.lr_per != "step" and not self.max_steps:
+            return build_lr_scheduler(optimizer, optim)
         if self.lr_per != "step":
-            return build_lr_scheduler(optimizer, self.cfg.OPTIM)
-        steps = self.max_epoch * len(self.train_loader_x)
-        end = self.node.get("END_LR", 0.0) / (self.cfg.OPTIM.LR or math.inf)  # a rate of 0 stays 0
+            self.lr_per = "step"
+            return laid_over(optimizer, lambda o: build_lr_scheduler(o, optim), optim.MAX_EPOCH, self.max_steps)
+        steps = self.max_steps or self.max_epoch * len(self.train_loader_x)
+        end = self.node.get("END_LR", 0.0) / (optim.LR or math.inf)  # a rate of 0 stays 0
         return cosine_over_steps(optimizer, steps, round(self.node.get("WARMUP_SHARE", 0.0) * steps), end)
 
     def _length(self):
         """OPTIM.MAX_EPOCH, or the epochs that hold ITERATIONS_PER_SHOT steps a shot where a method counts so."""
         iterations = self.node.get("ITERATIONS_PER_SHOT", 0) * max(self.cfg.DATASET.NUM_SHOTS, 0)
         return math.ceil(iterations / len(self.train_loader_x)) or self.cfg.OPTIM.MAX_EPOCH
+
+    def trained_on(self, classes, dataset):
+        if classes is not None:
+            self.model.trained_on(classes, dataset in (None, self.cfg.DATASET.NAME))
+
+    def _take_budget(self, budget):
+        """Train the steps of (epochs, batch size); the last epoch of one's own batches is cut."""
+        if len(budget) != 2 or not all(isinstance(n, int) and n > 0 for n in budget):
+            raise ConfigError(f"OPTIM.BUDGET {tuple(budget)}: give (epochs, batch size), whole numbers above 0")
+        epochs, batch_size = budget
+        self.max_steps = epochs * max(len(self.dm.dataset.train_x) // batch_size, 1)
+        self.max_epoch = math.ceil(self.max_steps / len(self.train_loader_x))
+
+    @property
+    def stretch(self):
+        """Epochs of this run in those of its own configuration: what is counted in epochs is multiplied by it."""
+        return self.max_epoch / self.cfg.OPTIM.MAX_EPOCH if self.max_steps else 1.0
 
     def before_train(self):
         every = self.cfg.DATASET.ON_BAD_IMAGE == "error"  # features are kept image by image: none is left out
@@ -138,5 +167,6 @@ class PromptTrainer(TrainerX):
             "weights": self.cfg.MODEL.BACKBONE.WEIGHTS or None,  # None: those the name stands for
             "llm": self.cfg.MODEL.LLM if self.needs_llm else None,
             "precision": self.precision,
+            "transductive": self.transductive,
             "trainable_parameters": sum(p.numel() for _, p in self.model.named_trainables()),
         }

@@ -51,7 +51,7 @@ class CILMPLearner(Learner):
         options = {"conditional": node.CONDITIONAL, "orthogonal": node.ORTHOGONAL}
         self.prefix = Intervention(J, D, r, clip.embed_dim, **options)
         self.suffix = Intervention(J, D, r, clip.embed_dim, **options)
-        self.visual = VisualPrompts(clip, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION)
+        self.visual = VisualPrompts(self, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION, "N_CTX_VISION 0")
 
         between = (self.lengths - node.PREFIX_LENGTH - node.SUFFIX_LENGTH).tolist()
         slots = [node.N_CTX_TEXT, node.PREFIX_LENGTH, between, node.SUFFIX_LENGTH]
@@ -166,8 +166,8 @@ class CILMP(AveragingMixin, PromptTrainer):
         scale = self.max_epoch / 100
         everything = self.node.GPA_ALL
         return GaussianAverage(
-            self.node.GPA_MEAN or 100 * scale,
-            self.node.GPA_STD or 30 * scale,
+            self.node.GPA_MEAN * self.stretch or 100 * scale,
+            self.node.GPA_STD * self.stretch or 30 * scale,
             self.max_epoch,
             keep=lambda name: everything or name == "ctx" or name.startswith("visual"),
         )

@@ -21,7 +21,7 @@ class IVLPLearner(Learner):
         self.text = TextPrompts(
             clip, self.names, node.N_CTX_TEXT, node.PROMPT_DEPTH_TEXT, node.CTX_INIT, labels=self.classnames
         )
-        self.visual = VisualPrompts(clip, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION)
+        self.visual = VisualPrompts(self, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION, "N_CTX_VISION 0")
 
     def logits(self, images):
         return self.score(self.visual.encode(images), self.once(self.text.encode))

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dassl.utils.errors import UserError
+from dassl.utils.errors import ConfigError, UserError
 
 from .precision import full_precision
 
@@ -70,6 +70,28 @@ class Learner(nn.Module):
         """{name of a learned tensor that serves no other classes (base-to-new, cross-dataset): why}."""
         return {}
 
+    def trained_on(self, classnames, same_set):
+        """Told, before learned tensors of another run are loaded, for which classes they were learned, and whether on
+        this data set; a method that treats classes it was not trained on in another way remembers it."""
+
+    @property
+    def method(self):
+        """Its name, for messages."""
+        return type(self).__name__.removesuffix("Learner")
+
+    def needs_blocks(self, otherwise=""):
+        """Refuse an image tower into which nothing can be put; `otherwise` is the setting that does without.
+
+        Raises:
+            ConfigError: what the tower is, and what to use instead.
+        """
+        if self.clip.vision_width is None:
+            setting = f"set TRAINER.{self.method.upper()}.{otherwise}, or " if otherwise else ""
+            raise ConfigError(
+                f"{self.method} reaches into the blocks of a plain ViT, and the image tower of {self.clip.name} is "
+                f"none ({self.clip.image.kind}): {setting}use another backbone, as ViT-B/16 or BiomedCLIP"
+            )
+
     @property
     def clip(self):
         return self._clip[0]
@@ -91,6 +113,8 @@ class Learner(nn.Module):
 
     def train(self, mode=True):
         self._kept = {}
+        if self.node.get("TEXT_DROPOUT", False):
+            self.clip.text.dropout(mode)
         return super().train(mode)
 
     def logits(self, images):

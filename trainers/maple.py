@@ -11,7 +11,6 @@ import copy
 from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils.errors import ConfigError
 
 from .base import PromptTrainer
 from .learner import Learner
@@ -23,8 +22,7 @@ class MaPLeLearner(Learner):
 
     def __init__(self, node, clip, classnames, context=None):
         super().__init__(node, clip, classnames, context)
-        if clip.vision_width is None:
-            raise ConfigError(f"{clip.name} is a ResNet: MaPLe couples prompts of both towers and needs a ViT")
+        self.needs_blocks()
         depth = min(node.PROMPT_DEPTH, clip.vision_layers)
         self.text = TextPrompts(clip, self.names, node.N_CTX, depth, node.CTX_INIT, labels=self.classnames)
         first, deeper = (nn.Linear(clip.text_width, clip.vision_width) for _ in range(2))

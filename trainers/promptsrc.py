@@ -62,5 +62,5 @@ class PromptSRC(AveragingMixin, PromptTrainer):
 
     def averaging(self):
         node, scale = self.node, self.max_epoch / 20
-        mean, std = node.GPA_MEAN or 15 * scale, node.GPA_STD or scale
+        mean, std = node.GPA_MEAN * self.stretch or 15 * scale, node.GPA_STD * self.stretch or scale
         return GaussianAverage(mean, std, self.max_epoch, keep=lambda name: node.GPA)

@@ -3,29 +3,25 @@
 import torch
 from torch import nn
 
-from dassl.utils.errors import ConfigError
-
 
 class VisualPrompts(nn.Module):
     """J levels of M_v visual prompts (J, M_v, d_v); with none of them, the plain image tower.
 
     Args:
-        clip: PromptableCLIP. n_ctx: M_v. depth: J, cut to the number of vision layers.
+        learner: the method's. n_ctx: M_v. depth: J, cut to the number of vision layers.
+        otherwise: setting with which the method does without them.
 
     Raises:
-        ConfigError: prompts asked of an image tower that has no tokens (ResNets).
+        ConfigError: prompts asked of an image tower that they do not reach (ResNets).
     """
 
-    def __init__(self, clip, n_ctx, depth, std=0.02):
+    def __init__(self, learner, n_ctx, depth, otherwise="", std=0.02):
         super().__init__()
-        self._clip = (clip,)
+        self._clip = (clip := learner.clip,)
         self.ctx = None
         if n_ctx == 0 or depth == 0:
             return
-        if clip.vision_width is None:
-            raise ConfigError(
-                f"{clip.name} is a ResNet: it has no tokens to put visual prompts between; set N_CTX_VISION 0"
-            )
+        learner.needs_blocks(otherwise)
         levels = min(depth, clip.vision_layers)
         self.ctx = nn.Parameter(torch.empty(levels, n_ctx, clip.vision_width).normal_(std=std))
 

@@ -19,7 +19,7 @@ class VPTLearner(Learner):
 
     def __init__(self, node, clip, classnames, context=None):
         super().__init__(node, clip, classnames, context)
-        self.visual = VisualPrompts(clip, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION)
+        self.visual = VisualPrompts(self, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION)
         self.register_buffer("text_features", ensemble_features(clip, self.names, [node.TEMPLATE]), persistent=False)
 
     def logits(self, images):

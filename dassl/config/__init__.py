@@ -11,7 +11,7 @@ from dassl.utils.errors import ConfigError, MissingFile
 
 from .defaults import _C as _defaults
 
-OF_BACKBONE = tuple(f"INPUT.{k}" for k in ("SIZE", "PIXEL_MEAN", "PIXEL_STD", "INTERPOLATION"))
+OF_BACKBONE = tuple(f"INPUT.{k}" for k in ("SIZE", "PIXEL_MEAN", "PIXEL_STD", "INTERPOLATION", "RESIZE_MODE"))
 
 
 def get_cfg_default():

@@ -13,12 +13,13 @@ _C.THREADS = 0  # ours: CPU threads, fixed per run; 0 leaves torch's
 
 _C.RUN = CN()  # ours: recorded in results.json
 _C.RUN.PROTOCOL = ""
-_C.RUN.HPARAMS = "custom"  # official, common, custom
+_C.RUN.HPARAMS = "custom"  # official, matched, demo, default, custom
 _C.RUN.TUNED = False  # official values that the method's authors tuned for this very data set
 
 _C.INPUT = CN()
 _C.INPUT.SIZE = (224, 224)
 _C.INPUT.INTERPOLATION = "bilinear"
+_C.INPUT.RESIZE_MODE = "shortest"  # ours, of test images: shorter side to SIZE, then the middle; squash: all to SIZE
 _C.INPUT.TRANSFORMS = ()
 _C.INPUT.NO_TRANSFORM = False
 _C.INPUT.NO_NORMALIZE = False  # ours: pixels stay 0 to 1; otherwise PIXEL_MEAN and PIXEL_STD are always applied
@@ -40,7 +41,7 @@ _C.INPUT.RGS_P = 0.2
 _C.INPUT.GB_P = 0.5
 _C.INPUT.GB_K = 21
 
-_C.INPUT.SET = ()  # ours: which of SIZE, PIXEL_MEAN, PIXEL_STD, INTERPOLATION were set; others are the backbone's
+_C.INPUT.SET = ()  # ours: which of the keys that a backbone sets were set by hand
 
 _C.DATASET = CN()
 _C.DATASET.ROOT = ""
@@ -56,6 +57,7 @@ _C.DATASET.CIFAR_C_LEVEL = 1
 _C.DATASET.ALL_AS_UNLABELED = False
 _C.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base, new (plugins of the CoOp family add this key)
 _C.DATASET.TEST_ON = ""  # ours: another set of the same classes, whose test images take the place of this one's
+_C.DATASET.VAL_SHOTS = 0  # ours: images a class of val beside NUM_SHOTS of train; 0 = min(NUM_SHOTS, 4), -1 = NUM_SHOTS
 _C.DATASET.SHOT_SAMPLING = "balanced"  # ours: balanced (Dassl's) or natural (as the data is distributed)
 _C.DATASET.ON_BAD_IMAGE = "error"  # ours: error or skip
 _C.DATASET.CLASSNAMES = "dataset"  # ours: dataset or clinical wording
@@ -112,6 +114,7 @@ _C.OPTIM.LR_SCHEDULER = "single_step"  # single_step, multi_step, cosine
 _C.OPTIM.STEPSIZE = (-1,)
 _C.OPTIM.GAMMA = 0.1
 _C.OPTIM.MAX_EPOCH = 10
+_C.OPTIM.BUDGET = ()  # ours: (epochs, batch size): their steps, the schedule of MAX_EPOCH laid over them
 _C.OPTIM.WARMUP_EPOCH = -1
 _C.OPTIM.WARMUP_TYPE = "linear"  # linear, constant
 _C.OPTIM.WARMUP_CONS_LR = 1e-5

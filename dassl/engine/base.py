@@ -34,6 +34,7 @@ class TrainerBase:
         self._rolling = None  # epochs of the last checkpoint that only serves a restart; told by those after it
         self._within = {}  # while a checkpoint within an epoch is written: its batch and what it began with
         self._lr_updates = 0  # calls of update_lr(), whoever makes them
+        self._updates = {}  # steps of each optimiser, counted by itself, whoever makes them
 
     def register_model(self, name="model", model=None, optim=None, sched=None):
         if "_models" not in self.__dict__:
@@ -41,6 +42,17 @@ class TrainerBase:
         if name in self._models:
             raise AssertionError(f"a model {name!r} is registered already")
         self._models[name], self._optims[name], self._scheds[name] = model, optim, sched
+        if isinstance(optim, torch.optim.Optimizer):
+            self._updates[name] = 0
+            optim.register_step_post_hook(lambda *_: self._count_step(name))
+
+    def _count_step(self, name):
+        self._updates[name] += 1
+
+    @property
+    def steps(self):
+        """Optimiser steps taken (where a method has several optimisers, of the busiest)."""
+        return max(self._updates.values(), default=0)
 
     def get_model_names(self, names=None):
         known = list(self._models)
@@ -66,11 +78,12 @@ class TrainerBase:
         scaler = getattr(self, "scaler", None)
         common = {
             "epoch": epoch + 1,
-            "step": (epoch + 1) * getattr(self, "num_batches", 0),
+            "step": max(self._updates.values(), default=0),
             "val_result": val_result,
             "rolling": self._rolling,
             "method": type(self).__name__,
             "classes": self._classes(),
+            "dataset": self._dataset(),
             "best_result": getattr(self, "best_result", None),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "extra": self.extra_state(),
@@ -92,6 +105,14 @@ class TrainerBase:
     def _classes(self):
         names = getattr(self, "lab2cname", None) or {}
         return [names[label] for label in sorted(names)]
+
+    def _dataset(self):
+        cfg = getattr(self, "cfg", None)
+        return cfg.DATASET.NAME if cfg is not None else None
+
+    def trained_on(self, classes, dataset):
+        """Told by load_model(), before it loads tensors, what they were trained on: class names in label order, and
+        the data set; None where a checkpoint does not say."""
 
     def _check_origin(self, checkpoint, path, same_classes):
         """Refuse a checkpoint of another method, or (if same_classes) of other classes; unmarked ones pass."""
@@ -131,6 +152,7 @@ class TrainerBase:
 
     def _resume_common(self, checkpoint):
         self._rolling = checkpoint.get("rolling")
+        self._updates = dict.fromkeys(self._updates, checkpoint.get("step", 0))
         if getattr(self, "scaler", None) is not None and checkpoint.get("scaler"):
             self.scaler.load_state_dict(checkpoint["scaler"])
         for name in ("best_result", "train_seconds", "seconds_per_step"):
@@ -151,6 +173,7 @@ class TrainerBase:
             self._check_origin(checkpoint, path, same_classes=bool(self.bound_to_classes(self.cfg)))
             value = checkpoint.get("val_result")
             note = f", val {value:.1f}" if value is not None else ""
+            self.trained_on(checkpoint.get("classes"), checkpoint.get("dataset"))
             print(f"Loading {name} from {path} (epoch {checkpoint['epoch']}{note})")
             load_model_state(self._models[name], checkpoint["state_dict"], path)
 

@@ -45,11 +45,15 @@ class SimpleTrainer(TrainerBase):
     def __init__(self, cfg):
         super().__init__()
         self.cfg = cfg
+        if cfg.OPTIM.BUDGET and (why := self.without_budget()):
+            raise ConfigError(f"OPTIM.BUDGET {cfg.OPTIM.BUDGET}: not for {cfg.TRAINER.NAME} - {why}; leave it out")
         self.check_cfg(cfg)
         set_threads(cfg.THREADS)
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
         self.start_epoch = self.epoch = 0
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
+        self.max_steps = 0  # the last epoch ends with this step; 0: with its last batch
+        self.loaded_steps = None  # of the training whose checkpoint is tested; set by who runs it
         self.output_dir = cfg.OUTPUT_DIR
         self.train_seconds, self.seconds_per_step, self.best_result = 0.0, None, -float("inf")
         self.waiting_share = None  # of the last epoch's time, spent waiting for images
@@ -72,8 +76,13 @@ class SimpleTrainer(TrainerBase):
     def check_cfg(self, cfg):
         pass
 
+    @classmethod
+    def without_budget(cls):
+        """Why OPTIM.BUDGET can't give this trainer its steps; "" if it can."""
+        return "its schedule is its own, and can't be laid over other steps"
+
     def input_facts(self):
-        """dict(size, mean, std, interpolation) the backbone expects, or None to keep INPUT as it is."""
+        """dict(size, mean, std, interpolation; resize_mode) the backbone expects, or None to keep INPUT as it is."""
         return None
 
     def _with_input_facts(self, cfg):
@@ -93,6 +102,7 @@ class SimpleTrainer(TrainerBase):
             "PIXEL_MEAN": list(facts["mean"]),
             "PIXEL_STD": list(facts["std"]),
             "INTERPOLATION": facts["interpolation"],
+            "RESIZE_MODE": facts.get("resize_mode", default["RESIZE_MODE"]),
         }
         for key, value in wanted.items():
             is_set = key in cfg.INPUT.SET or cfg.INPUT[key] != default[key]
@@ -224,9 +234,8 @@ class SimpleTrainer(TrainerBase):
         self.evaluator.reset()
         print(f"Evaluate on the *{split}* set")
         tested, paths, start = 0, [], time.time()
-        for batch in loader:
-            images, labels = self.parse_batch_test(batch)
-            self.evaluator.process(self.model_inference(images), labels)
+        for outputs, labels, batch in self.test_outputs(loader):
+            self.evaluator.process(outputs, labels)
             tested += len(labels)
             paths += batch.get("impath", ()) if isinstance(batch, dict) else ()  # a plugin's batch may be a tuple
         seconds = time.time() - start
@@ -242,6 +251,7 @@ class SimpleTrainer(TrainerBase):
 
     def _save_results(self, split, paths, rate):
         cost = {
+            "steps": self.steps if self.loaded_steps is None else self.loaded_steps,
             "train_seconds": self.train_seconds,
             "seconds_per_step": self.seconds_per_step,
             "waiting_share": self.waiting_share,
@@ -257,6 +267,12 @@ class SimpleTrainer(TrainerBase):
         """{part: files} that could not be read and were skipped (DATASET.ON_BAD_IMAGE)."""
         loaders = {"train": self.train_loader_x, split: self.val_loader if split == "val" else self.test_loader}
         return {part: sorted(getattr(loader, "skipped", ())) for part, loader in loaders.items()}
+
+    def test_outputs(self, loader):
+        """(outputs, labels, batch) of each batch; a method that answers for all images at once overrides this."""
+        for batch in loader:
+            images, labels = self.parse_batch_test(batch)
+            yield self.model_inference(images), labels, batch
 
     def model_inference(self, input):
         return self.model(input)
@@ -285,6 +301,8 @@ class TrainerX(SimpleTrainer):
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         self.num_batches = len(self.train_loader_x)
+        if self.max_steps:
+            self.num_batches = min(self.num_batches, self.max_steps - self.epoch * self.num_batches)
         if hasattr(self.train_loader_x, "set_epoch"):
             self.train_loader_x.set_epoch(self.epoch)
         steps, updates_before = [], self._lr_updates
@@ -364,7 +382,7 @@ class TrainerX(SimpleTrainer):
             f"time {batch_time.val:.3f} ({batch_time.avg:.3f}) data {data_time.val:.3f} ({data_time.avg:.3f}) "
             f"{losses} lr {lr:.4e} eta {eta}"
         )
-        step = self.epoch * self.num_batches + self.batch_idx
+        step = self.epoch * len(self.train_loader_x) + self.batch_idx
         for name, meter in losses.meters.items():
             self.write_scalar(f"train/{name}", meter.avg, step)
         self.write_scalar("train/lr", lr, step)

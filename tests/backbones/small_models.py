@@ -10,13 +10,17 @@ import math
 
 import timm
 import torch
+from timm.models.convnext import ConvNeXt
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
 from cilmp.backbones.factory import build, wrap
 from cilmp.backbones.registry import OPENAI_MEAN, OPENAI_STD
-from cilmp.backbones.tokens import clip_bpe, stand_in
+from cilmp.backbones.tokens import clip_bpe, kind_of, stand_in
 
 FAMILIES = ("openai", "resnet", "bert", "siglip")
+OTHER_TOWERS = {"resnet": "ResNet", "convnext": "ConvNeXt", "eva": "Eva"}  # no visual prompt reaches them
+MORE = ("siglip2", "metaclip2", "mobileclip", "clipa")  # the same parts put together in other ways
 VOCABULARY = 2000
 TEXT = {"width": 32, "heads": 2, "layers": 4}
 VISION = {"image_size": 32, "patch_size": 8, "width": 48, "head_width": 16, "layers": 3}
@@ -41,7 +45,23 @@ def small_vit_map(pretrained=False, **kwargs):
     return _trunk(class_token=False, **kwargs)
 
 
-for _entry in (small_vit_token, small_vit_map):
+def small_convnext(pretrained=False, **kwargs):
+    kwargs = {k: v for k, v in kwargs.items() if k in ("num_classes", "global_pool")}
+    model = ConvNeXt(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), **kwargs)
+    model.default_cfg = {}
+    return model
+
+
+def small_eva(pretrained=False, **kwargs):
+    """Gated MLPs, rotary positions: EVA-02."""
+    kwargs = {k: v for k, v in kwargs.items() if k in ("num_classes", "global_pool")}
+    model = Eva(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, swiglu_mlp=True, use_rot_pos_emb=True,
+                ref_feat_shape=(4, 4), **kwargs)  # fmt: skip
+    model.default_cfg = {}
+    return model
+
+
+for _entry in (small_vit_token, small_vit_map, small_convnext, small_eva):
     if not timm.is_model(_entry.__name__):
         timm.models.register_model(_entry)
 
@@ -68,11 +88,51 @@ CONFIGS = {
                      "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}},
     },
 }  # fmt: skip
+CONFIGS |= {
+    "siglip2": {
+        **CONFIGS["siglip"],
+        "text_cfg": {**CONFIGS["siglip"]["text_cfg"], "act_kwargs": {"approximate": "tanh"},
+                     "hf_tokenizer_name": "timm/ViT-B-16-SigLIP2"},
+    },
+    "metaclip2": {
+        "embed_dim": 24,
+        "quick_gelu": True,
+        "vision_cfg": VISION,
+        "text_cfg": {**TEXT, "vocab_size": VOCABULARY, "context_length": 40, "pool_type": "eos", "eos_id": 2,
+                     "hf_tokenizer_name": "facebook/xlm-v-base"},
+    },
+    "mobileclip": {
+        "embed_dim": 24,
+        "custom_text": True,
+        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "image_size": 64},
+        "text_cfg": {**TEXT, "no_causal_mask": True},
+    },
+    "convnext": {
+        "embed_dim": 24,
+        "vision_cfg": {"timm_model_name": "small_convnext", "timm_pool": "", "timm_proj": "linear", "image_size": 64},
+        "text_cfg": TEXT,
+    },
+    "eva": {
+        "embed_dim": 24,
+        "custom_text": True,
+        "vision_cfg": {"timm_model_name": "small_eva", "timm_pool": "token", "timm_proj": None, "image_size": 32},
+        "text_cfg": TEXT,
+    },
+    "clipa": {
+        "embed_dim": 24,
+        "vision_cfg": {**VISION, "no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True},
+        "text_cfg": {**TEXT, "vocab_size": VOCABULARY, "context_length": 32, "pool_type": "last",
+                     "no_causal_mask": True, "hf_tokenizer_name": "bert-base-uncased"},
+    },
+}  # fmt: skip
 
 
 def tokenizer(family):
     """The family's tokenizer, without any download."""
-    return clip_bpe() if family in ("openai", "resnet") else stand_in(family, VOCABULARY)
+    text = CONFIGS[family]["text_cfg"]
+    if family in ("bert", "siglip"):
+        return stand_in(family, VOCABULARY)
+    return stand_in(kind_of(text), VOCABULARY) if "hf_tokenizer_name" in text else clip_bpe()
 
 
 @functools.cache

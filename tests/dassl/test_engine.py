@@ -158,9 +158,10 @@ def test_results_have_the_schema(make_cfg, tmp_path):
             "test_sha256", "config_sha256", "versions", "git"} <= set(r)  # fmt: skip
     assert set(r["metrics"]) == {"accuracy", "macro_f1", "balanced_accuracy", "auroc", "ece", "kappa",
                                  "kappa_quadratic"}  # fmt: skip
-    assert set(r["cost"]) == {"train_seconds", "seconds_per_step", "peak_memory_mib", "trainable_parameters",
+    assert set(r["cost"]) == {"steps", "train_seconds", "seconds_per_step", "peak_memory_mib", "trainable_parameters",
                               "test_images_per_second", "waiting_share"}  # fmt: skip
     assert 0 < r["cost"]["waiting_share"] < 1
+    assert r["cost"]["steps"] == 4  # epochs of one batch
     assert (r["shots"], r["subset"], r["split"], r["threads"]) == (4, "all", "test", 1)
     assert r["cost"]["trainable_parameters"] == 72 and all(v > 0 for v in r["cost"].values())
     assert np.sum(r["confusion"]) == 12 and np.trace(r["confusion"]) / 12 * 100 == pytest.approx(

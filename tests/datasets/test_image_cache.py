@@ -50,8 +50,9 @@ def shards(tmp_path):
     return sorted((tmp_path / "cache" / "images").rglob("*.bin"))
 
 
-def test_test_batches_are_bit_equal_with_and_without(cfg, tmp_path):
-    batches = []
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+def test_test_batches_are_bit_equal_with_and_without(cfg, tmp_path, mode):
+    cfg.INPUT.RESIZE_MODE, batches = mode, []
     for cache in (False, True):
         cfg.DATALOADER.CACHE_IMAGES = cache
         manager = DataManager(cfg)

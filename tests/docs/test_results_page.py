@@ -38,6 +38,14 @@ def test_the_keys_of_results_are_those_of_the_page(found):
         assert r["schema"] == 2 and set(KEYS) - set(r) <= {"source_sha256", "source_dataset"}
 
 
+def test_a_test_says_the_steps_of_the_training_it_tests(found):
+    tests = [r for r in found[1] if r["spec"]["source"]]
+    assert {r["cost"]["steps"] for r in tests if r["method"] == "ZeroshotCLIP"} == {0}
+    trained = {r["key"]: r["cost"]["steps"] for r in found[1]}
+    for r in (r for r in tests if r["method"] == "CoOp"):
+        assert r["cost"]["steps"] == trained[r["spec"]["source"]["key"]] > 0
+
+
 @pytest.mark.parametrize("key", ["metrics", "cost", "per_class"])
 def test_what_is_inside_is_named(found, key):
     for r in found[1]:

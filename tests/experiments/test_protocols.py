@@ -90,6 +90,6 @@ def test_realistic_draws_as_distributed_and_has_no_validation(place):
     r = run("realistic")["CoOp", "train_all"]
     settings = r["spec"]["settings"]
     assert settings["DATASET.SHOT_SAMPLING"] == "natural" and settings["TEST.FINAL_MODEL"] == "last_step"
-    assert settings["OPTIM.NAME"] == "sgd" and settings["OPTIM.LR"] == 0.0025  # common.yaml
+    assert settings["OPTIM.BUDGET"] == [1, 32] and r["cost"]["steps"] == 1  # matched; 6 images, so one batch an epoch
     table = json.loads((root / "out" / "realistic" / "here" / "table.json").read_text())
     assert table["header"][:4] == ["method", "shots", "test bal acc", "test acc"]

@@ -19,7 +19,8 @@ def record(method, seed, part, accuracy, split="s", note="", shots=16, label="",
     spec = {
         "protocol": "base2new", "part": part, "method": method, "dataset": more.pop("dataset", "d"), "shots": shots,
         "seed": seed, "subset": subset, "split": "test", "backbone": more.pop("backbone", "ViT-B/16"), "weights": "",
-        "llm": "", "file": "vit_b16", "label": label, "hparams": "official", "settings": settings or {"SEED": seed},
+        "llm": "", "file": "vit_b16", "label": label, "settings": settings or {"SEED": seed},
+        "hparams": more.pop("hparams", "official"),
         "source": {"dataset": "d", "shots": shots} if tested else None,
     }  # fmt: skip
     return {
@@ -27,7 +28,8 @@ def record(method, seed, part, accuracy, split="s", note="", shots=16, label="",
         "subset": subset, "shots": shots, "dataset": spec["dataset"], "split": "test", "n": 10,
         "metrics": {"accuracy": accuracy, "macro_f1": None if accuracy is None else accuracy / 2},
         "split_sha256": f"{split}-{seed}-{subset}", "test_sha256": f"t-{subset}", "source_note": note, "llm": None,
-        "cost": {"trainable_parameters": 5, "seconds_per_step": 0.1, "peak_memory_mib": 1.0}, **more,
+        "cost": {"steps": more.pop("steps", 240), "trainable_parameters": 5, "seconds_per_step": 0.1,
+                 "peak_memory_mib": 1.0}, **more,
     }  # fmt: skip
 
 
@@ -45,8 +47,8 @@ def test_base_new_and_h_by_hand():
     """A: base 70 ± 10, new 30 ± 10, H of the means 42; the seeds' own H are 48 and 32: 40 ± 8."""
     table = build(base2new())
     assert table["header"] == ["method", "base acc", "new acc", "H acc", "base F1", "new F1", "H F1",
-                               "learned", "s/step", "peak MiB"]  # fmt: skip
-    assert table["rows"][0][-3:] == ["5", "0.100", "1"]
+                               "steps", "learned", "s/step", "peak MiB"]  # fmt: skip
+    assert table["rows"][0][-4:] == ["240", "5", "0.100", "1"]
     assert table["rows"][0][:4] == ["A", "70.0 ± 10.0", "30.0 ± 10.0", "42.0 ± 8.0"]
     assert table["rows"][1][:4] == ["B", "50.0 ± 0.0", "50.0 ± 0.0", "50.0 ± 0.0"]
     figures = table["data"][0]["figures"]["accuracy"]
@@ -123,12 +125,47 @@ def test_seeds_tested_on_different_images_are_not_averaged():
         build(two, "few_shot")
 
 
+def test_steps_of_every_row():
+    """A number, from-to where seeds differ, "fitted"; older results do not say."""
+    steps = {"A": (5, 5), "B": (1000, 40), "C": ("fitted", "fitted"), "D": (0, 0), "E": (7, 7)}
+    found = [record(m, s, "train_all", 50, steps=n) for m, two in steps.items() for s, n in enumerate(two, 1)]
+    for r in found[-2:]:
+        del r["cost"]["steps"]
+    table = build(found, "full")
+    assert table["header"][-4] == "steps"
+    assert [row[-4] for row in table["rows"]] == ["5", "40-1,000", "fitted", "0", "unknown"]
+    assert any("steps: of the optimiser (fitted: no optimiser)" in n for n in table["notes"])
+    assert not any("fitted" in n for n in build(found[:4], "full")["notes"])
+
+
+def test_whose_hyper_parameters_rows_have():
+    found = [record("A", 1, "train_all", 50, hparams="matched"), record("B", 1, "train_all", 50, hparams="matched")]
+    notes = build(found, "full")["notes"]
+    assert "Hyper-parameters: matched." in notes
+    assert "matched: CoOp's number of steps, all else a method's own." in notes
+    notes = build([*found, record("C", 1, "train_all", 50)], "full")["notes"]
+    assert "Hyper-parameters: matched: A, B; official: C." in notes
+    notes = build([record("C", 1, "train_all", 50)], "full")["notes"]
+    assert "Hyper-parameters: official." in notes and not any(n.startswith("matched") for n in notes)
+
+
 def test_values_tuned_for_the_very_data_set_are_marked():
     found = [*base2new(), *(record("C", 1, part, 50, tuned=True) for part in ("train_base", "test_new"))]
     table = build(found)
     assert [row[0] for row in table["rows"]] == ["A", "B", "C*"]
     assert "*: tuned by its authors for this very data set" in " ".join(table["notes"])
     assert "*:" not in " ".join(build(found[:-2])["notes"])
+
+
+def test_methods_that_see_all_test_images_at_once_are_marked(tmp_path):
+    found = [*base2new(), *(record("C", 1, part, 50, transductive=True) for part in ("train_base", "test_new"))]
+    table = build(found)
+    assert [row[0] for row in table["rows"]] == ["A", "B", "C†"]
+    assert "†: sees all test images at once" in " ".join(table["notes"])
+    assert "†" not in str(build(found[:-2])["notes"])
+    tables.save(table, tmp_path)
+    assert all("sees all test images at once" in p.read_text() for p in tmp_path.iterdir())
+    assert "C$\\dagger$ &" in (tmp_path / "table.tex").read_text()
 
 
 def test_unfinished_and_undefined_runs_are_named():
@@ -159,6 +196,9 @@ def test_few_shot_rows_by_shots():
 def test_rows_of_one_method_are_told_apart_by_what_differs():
     found = [record("A", 1, "train_all", 50, settings={"OPTIM.LR": lr, "SEED": 1}) for lr in (0.1, 0.2)]
     assert [r[0] for r in build(found, "full")["rows"]] == ["A (LR=0.1)", "A (LR=0.2)"]
+    lengths = {"matched": [50, 32], "official": []}
+    found = [record("A", 1, "train_all", 5, settings={"OPTIM.BUDGET": b, "RUN.HPARAMS": h}) for h, b in lengths.items()]
+    assert [r[0] for r in build(found, "full")["rows"]] == ["A (HPARAMS=matched)", "A (HPARAMS=official)"]
     same = [record("A", 1, "train_all", 50, group=g, split=g) for g in ("g1", "g2")]
     same[1]["seed"] = 2
     assert [r[0] for r in build(same, "full")["rows"]] == ["A (vit_b16-g1)", "A (vit_b16-g2)"]

@@ -126,7 +126,7 @@ def test_lora_drops_its_input_in_training_only():
 def test_lora_options_are_checked(options, message):
     with pytest.raises(ConfigError, match=message):
         plain.learner(CLIPLoRA, **options)
-    with pytest.raises(ConfigError, match="is a ResNet"):
+    with pytest.raises(ConfigError, match=r"CLIPLoRA .*\(ResNet\): set TRAINER.CLIPLORA.ENCODER text"):
         plain.learner(CLIPLoRA, "resnet")
     with pytest.raises(ConfigError, match="are 0 to 3"):
         plain.learner(CLIPSVD, LAYERS=(0, 4))

@@ -118,9 +118,10 @@ def test_no_backbone_weight_is_learned_or_saved():
 
 
 def test_visual_prompts_on_a_resnet_are_refused_in_one_line():
-    with pytest.raises(ConfigError, match="is a ResNet"):
-        VisualPrompts(small("resnet"), 2, 1)
-    assert VisualPrompts(small("resnet"), 0, 1).encode(images("resnet", 1)).shape[0] == 1
+    learner = coop("resnet", N_CTX=3)
+    with pytest.raises(ConfigError, match=r"CoOp .*\(ResNet\): use another backbone"):
+        VisualPrompts(learner, 2, 1)
+    assert VisualPrompts(learner, 0, 1).encode(images("resnet", 1)).shape[0] == 1
 
 
 def test_gaussian_average_by_hand():

@@ -11,6 +11,7 @@ INTERPOLATION_MODES = {
     "bicubic": InterpolationMode.BICUBIC,
     "nearest": InterpolationMode.NEAREST,
 }
+RESIZE_MODES = ("shortest", "squash")
 AVAI_CHOICES = [
     "random_flip", "random_resized_crop", "normalize", "instance_norm", "random_crop", "random_translation",
     "center_crop", "cutout", "imagenet_policy", "cifar10_policy", "svhn_policy", "randaugment",
@@ -127,7 +128,11 @@ def _train_steps(cfg, choices):
 
 
 def _test_steps(cfg):
-    size = _size(cfg)
+    size, mode = _size(cfg), cfg.INPUT.RESIZE_MODE
+    if mode not in RESIZE_MODES:
+        raise unknown_name("INPUT.RESIZE_MODE", mode, RESIZE_MODES)
+    if mode == "squash":
+        return [T.Resize(size, interpolation=_mode(cfg))]
     return [T.Resize(max(size), interpolation=_mode(cfg)), T.CenterCrop(size)]
 
 
