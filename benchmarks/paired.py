@@ -6,8 +6,8 @@
 
 A table for each protocol, part, data set, backbone, number of shots and LLM. Pairs are runs of one seed (the same few
 shots) judged on the same images. The interval is a percentile bootstrap in which seeds and test images are drawn with
-replacement, each by itself: it says what other shots and other images of the same source would give. Of many
-comparisons one in twenty leaves out 0 by chance.
+replacement, each by itself: it says what other shots and other images of the same source would give. Few seeds make
+it too narrow (ten: by a twentieth), one seed gives none; of many comparisons one in twenty leaves out 0 by chance.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def interval(differences, draws, seed=0):
 
 
 def rows_of(runs, wanted, draws):
-    """[[setting, seeds, accuracy, standard deviation, difference, low, high]], the baseline first."""
+    """[[setting, seeds, accuracy, standard deviation, difference, low, high]], the baseline (setting "") first."""
     groups = defaultdict(dict)
     for r in runs:
         groups[r["group"]][r["seed"]] = r
@@ -73,17 +73,21 @@ def rows_of(runs, wanted, draws):
     if len(base) != 1:
         raise UserError(f"{len(base)} rows have the settings of --baseline, say more or fewer: {wanted}")
     rows = []
-    for group in (base[0], *(g for g in groups if g != base[0])):
+    for group in groups:
         seeds = sorted(groups[group].keys() & groups[base[0]].keys())
         if not seeds:
             continue
         ours, theirs = matrix(groups[group], seeds), matrix(groups[base[0]], seeds)
         differ = [k for k in settings[group] if k != "SEED" and settings[group][k] != settings[base[0]].get(k)]
-        words = ", ".join(f"{k.split('.')[-1]} {settings[group][k]}" for k in differ) or "baseline"
+        words = ", ".join(f"{k.split('.')[-1]} {plain(settings[group][k])}" for k in differ)
         each = 100 * ours.mean(1)
         rows.append([words, len(seeds), each.mean(), each.std(), 100 * (ours - theirs).mean(),
                      *(100 * interval(ours - theirs, draws))])  # fmt: skip
-    return rows
+    return sorted(rows, key=lambda row: row[0])
+
+
+def plain(value):
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
 
 
 def main():
@@ -99,8 +103,9 @@ def main():
         print("\n" + ", ".join(f"{name} {value}" for name, value in zip(PLACE, place) if value != "") + "\n")
         print("| setting | seeds | accuracy | difference | 95 % |\n|---|---|---|---|---|")
         for words, n, mean, deviation, difference, low, high in rows_of(runs, wanted, args.draws):
-            apart = f"{difference:+.1f} | {low:+.1f} to {high:+.1f}" if words != "baseline" else "- | -"
-            print(f"| {words} | {n} | {mean:.1f} ± {deviation:.1f} | {apart} |")
+            between = f"{low:+.1f} to {high:+.1f}" if n > 1 else "-"
+            apart = f"{difference:+.1f} | {between}" if words else "- | -"
+            print(f"| {words or 'baseline'} | {n} | {mean:.1f} ± {deviation:.1f} | {apart} |")
 
 
 if __name__ == "__main__":
