@@ -10,6 +10,7 @@ Letters: b images, c classes, s query tokens, p key tokens, h heads, e width of 
 """
 
 import torch
+import torch.nn.functional as F
 
 
 def contract(equation, x, y):
@@ -52,13 +53,14 @@ class DenseKV:
         return contract("hsp,phe->she", a, self.v)
 
 
-def attend(q, groups, bias=None):
+def attend(q, groups, bias=None, drop=0.0):
     """One softmax over several groups of keys.
 
     Args:
         q: queries (b, c, s, h, e), not yet scaled.
         groups: objects with `scores(q, memo)` and `mix(a)` (DenseKV, RankKV).
         bias: None, or additive (1, 1 or C, 1, 1 or s, total keys): -inf where a query must not look.
+        drop: dropout of the attention weights.
 
     Returns:
         (B', C', s, h, e): B' and C' are the union of the query's and the groups' axes.
@@ -71,5 +73,6 @@ def attend(q, groups, bias=None):
     scores = torch.cat([s.expand(*grid, -1, -1, -1) for s in scores], dim=-1)  # (b, c, h, s, sum P)
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
-    weights = scores.softmax(dim=-1).to(q.dtype).split(widths, dim=-1)
+    weights = scores.softmax(dim=-1).to(q.dtype)
+    weights = (F.dropout(weights, drop) if drop else weights).split(widths, dim=-1)
     return sum(g.mix(a) for g, a in zip(groups, weights))

@@ -2,7 +2,7 @@
 
 open_clip and timm keep q, k and v in one matrix, BERT in three; rank space, peft and low-rank adapters want to
 reach each alone. `convert` turns a block of any of the three into a `Block` with the same weights, norms
-(eps and casts kept) and activation. Dropout is left out: the towers here are frozen and run in eval mode.
+(eps and casts kept) and activation. The towers here are frozen and run in eval mode: dropout is off unless `drop` says.
 """
 
 import torch
@@ -22,6 +22,11 @@ def by_rows(function, rows, *tensors):
     return torch.cat([function(*piece) for piece in zip(*flat)]).reshape(tensors[0].shape)
 
 
+def dropped(x, p):
+    """x under dropout, x itself where p is 0."""
+    return F.dropout(x, p) if p else x
+
+
 class Block(nn.Module):
     """Self-attention and MLP on rows x (..., w).
 
@@ -32,7 +37,11 @@ class Block(nn.Module):
         norm: "pre" (CLIP, timm) or "post" (BERT).
         heads: attention heads.
         parts: modules ln1, q, k, v, out, ln2, fc, act, proj; ls1 and ls2 where the block has layer scale.
+
+    drop: dropout of what the attention and the MLP add to the residual stream.
     """
+
+    drop = 0.0
 
     def __init__(self, norm, heads, **parts):
         super().__init__()
@@ -57,10 +66,10 @@ class Block(nn.Module):
 
     def _finish(self, x, mixed):
         if self.norm == "pre":
-            x = x + self.ls1(self.out(mixed))
-            return x + self.ls2(self.proj(self.act(self.fc(self.ln2(x)))))
-        x = self.ln1(x + self.out(mixed))
-        return self.ln2(x + self.proj(self.act(self.fc(x))))
+            x = x + self.ls1(dropped(self.out(mixed), self.drop))
+            return x + self.ls2(dropped(self.proj(self.act(self.fc(self.ln2(x)))), self.drop))
+        x = self.ln1(x + dropped(self.out(mixed), self.drop))
+        return self.ln2(x + dropped(self.proj(self.act(self.fc(x))), self.drop))
 
     def forward(self, x, mask=None):
         """Full self-attention over (N, S, w); mask additive or bool (True = look), or None."""

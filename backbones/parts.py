@@ -29,6 +29,7 @@ class TextParts:
     ends: whether the end token differs from the padding (SigLIP's and CLIPA's do not).
     end_id: the end token of towers that pool it; None: the largest id there is (OpenAI's).
     embed_norm, type_embedding: BERT's LayerNorm after the embeddings and its (d_t,) of token type 0.
+    dropout: what it was trained with, on hidden rows and on attention weights: BERT's; others have none.
     """
 
     blocks: list
@@ -47,6 +48,7 @@ class TextParts:
     final_norm: nn.Module = field(default_factory=nn.Identity)
     embed_norm: nn.Module = None
     type_embedding: nn.Parameter = None
+    dropout: tuple = (0.0, 0.0)
 
 
 class Projection(nn.Module):

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from dassl.utils.errors import UserError
 
 from .autocast import own_precision
+from .blocks import dropped
 from .layer_pass import LayerPass
 from .prompt import Frame
 
@@ -28,13 +29,15 @@ class TextTower(nn.Module):
     """Text side of a PromptableCLIP over TextParts (the family's blocks, embeddings and facts).
 
     autocast: dtype that `encode` computes in, or None.
+    drop: dropout in force, on hidden rows and on attention weights; see `dropout`.
     """
 
     autocast = None
+    drop = (0.0, 0.0)
 
     def __init__(self, parts):
         super().__init__()
-        self.blocks = nn.ModuleList(parts.blocks)
+        self.blocks, self.trained_with = nn.ModuleList(parts.blocks), parts.dropout
         self.token_embedding = parts.token_embedding
         self.position = parts.position
         self.type_embedding = parts.type_embedding
@@ -54,6 +57,12 @@ class TextTower(nn.Module):
     def cut_at_end(self):
         """Whether tokens after the end token cannot matter."""
         return self.causal or self.pad_masked
+
+    def dropout(self, on):
+        """Switch the dropout on or off that the tower was trained with (BERT's; other towers have none)."""
+        self.drop = self.trained_with if on else (0.0, 0.0)
+        for block in self.blocks:
+            block.drop = self.drop[0]
 
     # ---- strings -> tokens
 
@@ -143,15 +152,19 @@ class TextTower(nn.Module):
 
     def _encode(self, prompts):
         """(b, c, d) of one piece."""
-        entered = map(self._enter, prompts.segments)
-        pooled = LayerPass(prompts, entered, self.causal, self.position.dtype).through(self.blocks)
+        entered = (self._enter(segment, prompts.classes) for segment in prompts.segments)
+        pooled = LayerPass(prompts, entered, self.causal, self.position.dtype, self.drop[1]).through(self.blocks)
         return self.project(self.final_norm(pooled)).expand(-1, prompts.classes, -1)
 
-    def _enter(self, segment):
-        """Level 0 of a segment as the first block reads it: positions (and BERT's type and norm) added."""
+    def _enter(self, segment, classes):
+        """Level 0 of a segment as the first block reads it: positions (and BERT's type and norm) added; None where it
+        enters later; under dropout every class has noise of its own."""
+        if segment.enters is not None:
+            return None
         tokens = segment.levels[0]
         tokens = tokens if torch.is_tensor(tokens) else tokens.dense()
         x = tokens.to(self.position.dtype) + self.position[segment.position]
         if self.type_embedding is not None:
             x = x + self.type_embedding
-        return x if self.embed_norm is None else self.embed_norm(x)
+        x = x if self.embed_norm is None else self.embed_norm(x)
+        return dropped(x.expand(-1, classes, -1, -1), self.drop[0]) if self.drop[0] else x

@@ -46,10 +46,11 @@ def natural(entries, shots, seed):
     return chosen
 
 
-def few_shot(train, val, shots, seed, rule="balanced"):
+def few_shot(train, val, shots, seed, rule="balanced", val_shots=0):
     """(train, val) after sampling; `shots` < 1 leaves both as they are.
 
-    balanced: one random stream, `shots` a class of train, then min(shots, 4) of val. The stream is a fresh
+    balanced: one random stream, `shots` a class of train, then `val_shots` of val: 0 stands for min(shots, 4), as in
+    CoOp's readers, a negative one for `shots`, as in BiomedCoOp's harness of adapters. The stream is a fresh
     random.Random(seed): what Dassl draws right after seeding, whatever was drawn before in this process.
     natural: the budget is drawn from train; there is no val, as in that protocol.
     """
@@ -61,4 +62,4 @@ def few_shot(train, val, shots, seed, rule="balanced"):
         return natural(train, shots, seed), []
     rng = random.Random(seed) if seed >= 0 else random
     train = balanced(train, shots, rng)
-    return train, balanced(val, min(shots, 4), rng)
+    return train, balanced(val, shots if val_shots < 0 else val_shots or min(shots, 4), rng)

@@ -97,10 +97,11 @@ class SplitDataset(DatasetBase):
         shots, seed, rule = cfg.DATASET.NUM_SHOTS, cfg.SEED, cfg.DATASET.SHOT_SAMPLING
         if shots < 1:
             return split.parts()
-        train, val = sampling.few_shot(split.train, split.val, shots, seed, rule)
+        train, val = sampling.few_shot(split.train, split.val, shots, seed, rule, cfg.DATASET.VAL_SHOTS)
         lists = {"train": train, "val": val}
         if seed >= 0:
             mark = "" if rule == "balanced" else f"-{rule}"
+            mark += f"-val_{cfg.DATASET.VAL_SHOTS}" if cfg.DATASET.VAL_SHOTS else ""
             _record(lists, cache_root() / "few_shot" / slug(self.info.name) / sha256_of(split.parts())[:12]
                     / f"shot_{shots}-seed_{seed}{mark}.json")
         return {**lists, "test": split.test}

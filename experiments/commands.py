@@ -18,7 +18,7 @@ FLAGS = {  # variable: (flag's metavar, help); the flag wins over the variable
     "HPARAMS": ("KIND", "official or matched (CoOp's number of steps for all)"),
     "TARGETS": ("'SET ...'", "data sets to test on, for protocols that need them"),
     "THREADS": ("N", "CPU threads of each run"),
-    "PLUGIN": ("FILE", "FILE.py or module with your own trainer or reader"),
+    "PLUGIN": ("FILE", "FILE.py or module with your own trainer or reader; a CoOp-like checkout, or a file of it"),
     "OPTS": ("'KEY VALUE ...'", "any keys of the configuration"),
 }
 

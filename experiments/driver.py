@@ -15,9 +15,11 @@ def run_protocol(request, stem="table", output=None):
     output = output or output_root()
     request.protocol.refuse(request.dataset, request.root, request.targets)
     print(f"{request.protocol.name} on {request.dataset}: {', '.join(request.methods)}; backbone {request.backbone}")
+    for note in request.notes():
+        print(note)
     specs = resolved(request.specs(base_config(request.plugins)))
     failed = Launch(specs, output, request.force).run_all()
-    finish(request.protocol, specs, output, request.targets, stem)
+    finish(request.protocol, specs, output, request.targets, stem, notes=request.notes())
     return failed
 
 

@@ -65,13 +65,17 @@ def parser(prog=None):
 def spec_of(args):
     """The resolved RunSpec of the flags: defaults, nodes of methods and plugins, data set file, method file, flags,
     pairs."""
+    from cilmp import backbones, trainers
     from cilmp.protocols import RunSpec
     from dassl.config import merge_from_file, merge_from_list, set_key
+    from dassl.engine import TRAINER_REGISTRY
 
     from .reads import Reads
-    from .settings import base_config
+    from .settings import base_config, own_base
 
     cfg = base_config(args.plugin)
+    if args.trainer:
+        cfg = own_base(cfg, args.trainer)
     for path in (args.dataset_config_file, args.config_file):
         if path:
             merge_from_file(cfg, path)
@@ -84,9 +88,15 @@ def spec_of(args):
     for key, value in (("--trainer", cfg.TRAINER.NAME), ("--dataset", cfg.DATASET.NAME)):
         if not value:
             raise ConfigError(f"give {key} (see python train.py --list)")
+    if own_base(cfg, cfg.TRAINER.NAME).RUN.get("CHECKOUT") != cfg.RUN.get("CHECKOUT"):
+        raise ConfigError(f"{cfg.TRAINER.NAME} is of a checkout, with keys of its own: name it with --trainer")
     cfg.freeze()
     part = "test" if args.eval_only else "train"
-    spec = RunSpec(cfg, "single", part, "flags", plugins=tuple(args.plugin)).resolved(Reads())
+    reads = Reads()
+    if issubclass(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), trainers.PromptTrainer):
+        reads._data(cfg.DATASET.NAME, cfg)  # said before weights are fetched, which must be here to be hashed
+        backbones.fetch(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.WEIGHTS or None)
+    spec = RunSpec(cfg, "single", part, "flags", plugins=tuple(args.plugin)).resolved(reads)
     results = Path(args.model_dir, "results.json")
     if args.model_dir and results.is_file():  # another training of the same settings is another test
         spec = replace(spec, reads={**spec.reads, "source": sha256_file(results)})

@@ -262,16 +262,14 @@ def launch_of(specs, output, study):
 
 def _tables(study, plan, key, specs):
     """Write the table of one protocol, data set and backbone (and test what val chose); returns what failed."""
-    protocol, targets = plan.requests[0].protocol, plan.requests[0].targets
-    for request in plan.requests:
-        if (request.protocol.name, request.dataset, request.backbone) == key:
-            protocol, targets = request.protocol, request.targets
+    asked = [r for r in plan.requests if (r.protocol.name, r.dataset, r.backbone) == key]
+    protocol, targets = asked[0].protocol, asked[0].targets
     stem = slug(study.name if len({k[:2] for k in plan.groups()}) == len(plan.groups()) else f"{study.name}-{key[2]}")
-    notes = []
+    notes = list(dict.fromkeys(note for request in asked for note in request.notes()))
     if study.select == "val":
-        notes = ["Settings are compared on val; the chosen one is tested in its own table."]
+        notes.append("Settings are compared on val; the chosen one is tested in its own table.")
     elif study.grid:
-        notes = [WARNING]
+        notes.append(WARNING)
     title = f"{key[0]} on {key[1]}, {key[2]}" + (f", {study.methods[0]}" if len(study.methods) == 1 else "")
     try:
         table = finish(protocol, specs, plan.output, targets, stem, title, notes)

@@ -4,6 +4,7 @@ from dassl.utils.errors import ConfigError
 
 from .base import PromptTrainer
 from .learner import Learner, unit
+from .templates import filled
 
 TOWERS = {"both": ("text", "image"), "text": ("text",), "vision": ("image",)}
 
@@ -18,8 +19,7 @@ class AdaptedLearner(Learner):
 
     def __init__(self, node, clip, classnames, context=None):
         super().__init__(node, clip, classnames, context)
-        texts = [node.TEMPLATE.format(n) for n in self.names]
-        self.frame = clip.text.frame(texts, labels=self.classnames)
+        self.frame = clip.text.frame(filled(node.TEMPLATE, self.names), labels=self.classnames)
         self.adapt()
 
     def adapt(self):

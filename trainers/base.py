@@ -29,6 +29,7 @@ class PromptTrainer(TrainerX):
         defaults: dict of its config node TRAINER.<NAME>.
         needs_llm: whether it reads what a language model says, as llm_form: "rows" (representations) or "sentences".
         trains: False for methods without training.
+        transductive: True for methods that see all test images at once (never their labels); tables mark them.
     """
 
     learner = None
@@ -36,6 +37,7 @@ class PromptTrainer(TrainerX):
     needs_llm = False
     llm_form = "rows"
     trains = True
+    transductive = False
     model_name = "prompt_learner"
     lr_per = "epoch"  # "step": a cosine over all steps, down to END_LR, after WARMUP_SHARE of them
 
@@ -123,6 +125,10 @@ class PromptTrainer(TrainerX):
         iterations = self.node.get("ITERATIONS_PER_SHOT", 0) * max(self.cfg.DATASET.NUM_SHOTS, 0)
         return math.ceil(iterations / len(self.train_loader_x)) or self.cfg.OPTIM.MAX_EPOCH
 
+    def trained_on(self, classes, dataset):
+        if classes is not None:
+            self.model.trained_on(classes, dataset in (None, self.cfg.DATASET.NAME))
+
     def _take_budget(self, budget):
         """Train the steps of (epochs, batch size); the last epoch of one's own batches is cut."""
         if len(budget) != 2 or not all(isinstance(n, int) and n > 0 for n in budget):
@@ -161,5 +167,6 @@ class PromptTrainer(TrainerX):
             "weights": self.cfg.MODEL.BACKBONE.WEIGHTS or None,  # None: those the name stands for
             "llm": self.cfg.MODEL.LLM if self.needs_llm else None,
             "precision": self.precision,
+            "transductive": self.transductive,
             "trainable_parameters": sum(p.numel() for _, p in self.model.named_trainables()),
         }

@@ -63,4 +63,5 @@ class BiomedCoOp(PromptTrainer):
         "SCCM_LAMBDA": 1.0,
         "KDSP_LAMBDA": 1.0,
         "TAU": 1.5,
+        "TEXT_DROPOUT": False,  # True: the text tower's own (BERT's 0.1) acts in training, as the authors'
     }

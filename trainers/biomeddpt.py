@@ -1,4 +1,4 @@
-"""Biomed-DPT: dual modality prompt tuning (Peng et al., 2505.05189), after its public copies; its own code is not out.
+"""Biomed-DPT: dual modality prompt tuning (Peng et al., 2505.05189), after the copy in tongdiedie/BiomedAP.
 
     prompt of class c:  [SOS] v_1..v_M <rest of a clinical template around the name> [EOS]
     image: zeros over the first N_CTX_VISION patches, at the input and again before every layer (not learned)
@@ -35,14 +35,15 @@ class BiomedDPTLearner(Learner):
         ctx, _ = init_context(clip.text, before, n_ctx)
         self.ctx = nn.Parameter(ctx)
         self.frame = clip.text.frame([f"{n}{after}" for n in self.names], [n_ctx], labels=self.classnames)
-        self.image_key = f"zeros over {node.N_CTX_VISION} patches"
+        self.image_key = f"zeros over {node.N_CTX_VISION} patches{' behind the norm' * node.BEHIND_NORM}"
         self.register_buffer("teacher", unit(sentence_features(node, clip, context).mean(1)), persistent=False)
 
     def image_features(self, images):
         if images.dim() == 2 or not self.node.N_CTX_VISION:
             return super().image_features(images)
         zeros = torch.zeros(self.node.N_CTX_VISION, self.clip.vision_width, device=images.device)
-        return self.clip.image.encode(images, zeros, [zeros] * (self.clip.vision_layers - 1), replace="patches")
+        deep = [zeros] * (self.clip.vision_layers - 1)
+        return self.clip.image.encode(images, zeros, deep, replace="patches", normed=self.node.BEHIND_NORM)
 
     def text_features(self):
         """(C, d), not normalised."""
@@ -69,9 +70,11 @@ class BiomedDPT(PromptTrainer):
         "TEMPLATE": "a photo of a {}.",  # the words before {} are learned; upstream: one a data set
         "N_CTX": 4,  # only where the template begins with the name
         "N_CTX_VISION": 4,  # patches blanked out
+        "BEHIND_NORM": False,  # True: block 1 sees zeros, as in the copy; False: ln_pre of zeros (CLIP's ViTs have one)
         "PREC": "fp32",
         "N_PROMPTS": 50,
         "SENTENCES": "",  # a JSON {class: [sentences]}; "": those by MODEL.LLM
         "L1_LAMBDA": 25.0,
         "KL_LAMBDA": 0.5,
+        "TEXT_DROPOUT": False,  # True: the text tower's own (BERT's 0.1) acts in training, as the authors'
     }

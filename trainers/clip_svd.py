@@ -86,5 +86,6 @@ class CLIPSVD(AdaptedTrainer):
         "ITERATIONS_PER_SHOT": 0,  # steps = this x shots; 0: OPTIM.MAX_EPOCH
         "END_LR": 1e-6,
         "TEMPLATE": "a photo of a {}.",
+        "TEXT_DROPOUT": False,  # True: the text tower's own (BERT's 0.1) acts in training, as the authors'
         "PREC": "fp32",
     }

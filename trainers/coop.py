@@ -21,18 +21,18 @@ class CoOpLearner(Learner):
 
     def __init__(self, node, clip, classnames, context=None):
         super().__init__(node, clip, classnames, context)
-        text, rest = clip.text, ""
-        if node.CTX_INIT:  # the phrase's own tokens; CSC is honoured only without it, as upstream
-            n_ctx = len(text.embed_words(node.CTX_INIT.replace("_", " ")))
-            ctx, rest = init_context(text, node.CTX_INIT, n_ctx)
-        else:
-            n_ctx = node.N_CTX
-            shape = (len(classnames), n_ctx) if node.get("CSC", False) else (n_ctx,)
-            ctx = torch.empty(*shape, text.width).normal_(std=0.02)
+        ctx, rest = self.initial_context(node, clip.text)
         self.ctx = nn.Parameter(ctx)
         tails = [f"{rest}{n}." for n in self.names]
         place = node.get("CLASS_TOKEN_POSITION", "end")
-        self.frame = text.frame(tails, [n_ctx], place=place, names=self.names, labels=self.classnames)
+        self.frame = clip.text.frame(tails, [ctx.shape[-2]], place=place, names=self.names, labels=self.classnames)
+
+    def initial_context(self, node, text):
+        """ctx (M, d_t), or (C, M, d_t) where it is class-specific, and words of the phrase that did not fit ("")."""
+        if node.CTX_INIT:  # the phrase's own tokens; CSC is honoured only without it, as upstream
+            return init_context(text, node.CTX_INIT, len(text.embed_words(node.CTX_INIT.replace("_", " "))))
+        shape = (len(self.classnames), node.N_CTX) if node.get("CSC", False) else (node.N_CTX,)
+        return torch.empty(*shape, text.width).normal_(std=0.02), ""
 
     @classmethod
     def bound_to_classes(cls, node):

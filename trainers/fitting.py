@@ -40,13 +40,17 @@ class FitTrainer(PromptTrainer):
         """How many random views of each image the fit sees."""
         return 1
 
+    def train_features(self):
+        """(V, N, d) of the training images, not normalised: as many random views as the method asks for."""
+        views = 1 if deterministic(self.cfg) else self.views()
+        items, transform = self.dm.dataset.train_x, build_transform(self.cfg, is_train=True)
+        return torch.stack([features_of(self, items, transform, is_train=True, epoch=v) for v in range(views)])
+
     def run_epoch(self):
         start, dataset = time.time(), self.dm.dataset
-        views = 1 if deterministic(self.cfg) else self.views()
-        transform, plain = build_transform(self.cfg, is_train=True), build_transform(self.cfg, is_train=False)
-        found = [features_of(self, dataset.train_x, transform, is_train=True, epoch=v) for v in range(views)]
-        train, val = (torch.stack(found), labels_of(dataset.train_x)), None
+        train, val = (self.train_features(), labels_of(dataset.train_x)), None
         if dataset.val:
+            plain = build_transform(self.cfg, is_train=False)
             val = features_of(self, dataset.val, plain), labels_of(dataset.val)
         self.model.fit(*(None if part is None else tuple(x.to(self.device) for x in part) for part in (train, val)))
         self.train_seconds += time.time() - start
@@ -54,4 +58,4 @@ class FitTrainer(PromptTrainer):
 
 def labels_of(items):
     """(N,) int64."""
-    return torch.tensor([item.label for item in items])
+    return torch.tensor([item.label for item in items], dtype=torch.int64)

@@ -38,7 +38,7 @@ class LinearProbeLearner(Learner):
         """Train features ((V, N, d), (N,)); without val the strength is the config's C."""
         x, y = unit(train[0]).flatten(0, 1).cpu().numpy(), train[1].repeat(len(train[0])).cpu().numpy()
         held = None if val is None else (unit(val[0]).cpu().numpy(), val[1].cpu().numpy())
-        strength = self.node.C if held is None else search(x, y, *held, self.node.STEPS)
+        strength = self.node.C if held is None else search(x, y, *held, self.node.STEPS, self.node.KEEP_PEAK)
         print(f"linear probe: C {strength:.3g}" + ("" if val else " (no val part: not searched)"))
         self.take(regression(x, y, strength))
 
@@ -58,8 +58,11 @@ def regression(x, y, strength):
     return LogisticRegression(C=strength, solver="lbfgs", max_iter=1000).fit(x, y)
 
 
-def search(x, y, val_x, val_y, steps):
-    """C with the best accuracy on val: both ends of a bracket are fitted, the worse one moves to the middle."""
+def search(x, y, val_x, val_y, steps, keep_peak=True):
+    """C with the best accuracy on val: both ends of a bracket are fitted, the worse one moves to the middle.
+
+    keep_peak: the coarse grid's peak wins unless an end is better; False: the better end, as the authors' code has it.
+    """
     tried = {}
 
     def accuracy(strength):
@@ -68,11 +71,11 @@ def search(x, y, val_x, val_y, steps):
         return tried[strength]
 
     peak = max(COARSE, key=accuracy)
-    left, right = peak / 10, peak * 10
+    end, left, right = peak, peak / 10, peak * 10
     for _ in range(steps):
-        middle = (left * right) ** 0.5
-        left, right = (left, middle) if accuracy(left) >= accuracy(right) else (middle, right)
-    return max((peak, left, right), key=accuracy)  # official: the better end, even where the peak was better
+        middle, end = (left * right) ** 0.5, max((left, right), key=accuracy)
+        left, right = (left, middle) if end == left else (middle, right)
+    return max((peak, left, right), key=accuracy) if keep_peak else end
 
 
 @TRAINER_REGISTRY.register()
@@ -80,4 +83,9 @@ class LinearProbe(FitTrainer):
     """Logistic regression on frozen image features."""
 
     learner = LinearProbeLearner
-    defaults = {"C": 1.0, "STEPS": 8, "PREC": "fp32"}  # C: where there is no val part
+    defaults = {
+        "C": 1.0,  # where there is no val part
+        "STEPS": 8,
+        "KEEP_PEAK": True,  # False: an end of the last bracket, even where the coarse grid's peak is as good
+        "PREC": "fp32",
+    }

@@ -4,7 +4,7 @@
     where <g, k> < 0, for each parameter tensor:   g <- g - LAMBDA <g, k> k / |k|^2
     step with g alone; z0 = s v_b . w_c are the zero-shot logits of the hand-written template
 
-    learned: ctx (M, d_t), as CoOp's.
+    learned: ctx (M, d_t), as CoOp's; with ZEROS before the words of CTX_INIT, as the authors' own runs.
 """
 
 import torch
@@ -30,6 +30,10 @@ class ProGradLearner(CoOpLearner):
         super().__init__(node, clip, classnames, context)
         self.register_buffer("teacher", ensemble_features(clip, self.names, [node.TEMPLATE]), persistent=False)
 
+    def initial_context(self, node, text):
+        ctx, rest = super().initial_context(node, text)
+        return torch.cat([torch.zeros(node.ZEROS, text.width), ctx]) if node.ZEROS else ctx, rest
+
     def losses(self, images, labels):
         """(cross-entropy, distillation from zero-shot, logits)."""
         v, T = self.image_features(images), self.node.T
@@ -47,6 +51,7 @@ class ProGrad(PromptTrainer):
     defaults = {
         "N_CTX": 16,
         "CTX_INIT": "",
+        "ZEROS": 0,  # zero vectors before the context; the authors have 12 before the template's four words
         "T": 1.0,  # temperature of the distillation
         "LAMBDA": 1.0,  # share of the opposing component that is removed
         "TEMPLATE": "a photo of a {}.",

@@ -9,7 +9,7 @@
 import torch
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 
-from dassl.utils.errors import unknown_name
+from dassl.utils.errors import ConfigError, unknown_name
 
 from .learner import unit
 
@@ -41,15 +41,35 @@ def template_set(name):
     return list(SETS[name])
 
 
+def filled(template, names):
+    """[str]: the template with the name of each class in the place of {}.
+
+    Raises:
+        ConfigError: a template without {}, in which all classes would read alike.
+    """
+    if "{}" not in template:
+        raise ConfigError(f"template {template!r} has no {{}} for the class name, so all classes would read alike")
+    return [template.replace("{}", name) for name in names]
+
+
 @torch.no_grad()
+def mean_features(clip, names, templates, unit_each=False):
+    """Text features (C, d), float32, as long as the text tower makes them: mean over templates of a class's features.
+
+    Args:
+        unit_each: normalise every template's feature before the mean.
+    """
+    total = 0
+    for template in templates:
+        features = clip.text.encode_strings(filled(template, names)).float()
+        total = total + (unit(features) if unit_each else features)
+    return total / len(templates)
+
+
 def ensemble_features(clip, names, templates, unit_each=True):
     """Unit text features (C, d), float32: mean over templates of a class's text features, normalised.
 
     Args:
         unit_each: normalise every template's feature before the mean (CLIP); PromptSRC does not.
     """
-    total = 0
-    for template in templates:
-        features = clip.text.encode_strings([template.format(n) for n in names]).float()
-        total = total + (unit(features) if unit_each else features)
-    return unit(total / len(templates))
+    return unit(mean_features(clip, names, templates, unit_each))

@@ -9,6 +9,7 @@ from dassl.engine import TRAINER_REGISTRY
 
 from .base import PromptTrainer
 from .learner import Learner, unit
+from .templates import filled
 
 
 class ZeroshotLearner(Learner):
@@ -23,7 +24,7 @@ class ZeroshotLearner(Learner):
     def class_features(self):
         """(C, d)."""
         with torch.no_grad():
-            return unit(self.clip.text.encode_strings([self.node.TEMPLATE.format(n) for n in self.names]))
+            return unit(self.clip.text.encode_strings(filled(self.node.TEMPLATE, self.names)))
 
     def logits(self, images):
         return self.score(self.image_features(images), self.text_features)

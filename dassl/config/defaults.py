@@ -57,6 +57,7 @@ _C.DATASET.CIFAR_C_LEVEL = 1
 _C.DATASET.ALL_AS_UNLABELED = False
 _C.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base, new (plugins of the CoOp family add this key)
 _C.DATASET.TEST_ON = ""  # ours: another set of the same classes, whose test images take the place of this one's
+_C.DATASET.VAL_SHOTS = 0  # ours: images a class of val beside NUM_SHOTS of train; 0 = min(NUM_SHOTS, 4), -1 = NUM_SHOTS
 _C.DATASET.SHOT_SAMPLING = "balanced"  # ours: balanced (Dassl's) or natural (as the data is distributed)
 _C.DATASET.ON_BAD_IMAGE = "error"  # ours: error or skip
 _C.DATASET.CLASSNAMES = "dataset"  # ours: dataset or clinical wording

@@ -33,6 +33,15 @@ def test_the_lists_are_dassls_for_the_seed(seed, shots):
     assert few_shot(train, val, shots, seed) == expected
 
 
+def test_val_has_as_many_as_asked_and_train_does_not_change():
+    train, val = rows([(0, 40), (1, 40)]), rows([(0, 30), (1, 3)], start=100)
+    known = few_shot(train, val, 16, seed=1)
+    for asked, wanted in ((0, (4, 3)), (-1, (16, 3)), (9, (9, 3))):
+        found, chosen = few_shot(train, val, 16, seed=1, val_shots=asked)
+        counts = Counter(label for _, label, _ in chosen)
+        assert found == known[0] and (counts[0], counts[1]) == wanted
+
+
 def test_a_short_class_gives_all_it_has_without_a_draw():
     train, _ = few_shot(rows([(0, 3), (1, 20)]), [], 8, seed=1)
     assert Counter(label for _, label, _ in train) == {0: 3, 1: 8}

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import yaml
 
-from cilmp import datasets
-from cilmp.experiments import report, study, sweep
+from cilmp import backbones, datasets
+from cilmp.experiments import reads, report, study, sweep
 from cilmp.experiments.run import Ticker
 from cilmp.experiments.settings import Request, base_config, method_files
 from dassl.utils.errors import ConfigError, MissingFile
+from dassl.utils.io import sha256_of
 from dassl.utils.paths import REPO
 
 VARIABLES = ("DATA", "SHOTS", "METHODS", "CILMP_CACHE", "OPTS", "EPOCHS", "FORCE", "PLUGIN", "BACKBONE", "LLM", "CFG")
@@ -166,17 +167,48 @@ def test_tuned_values_are_read_for_their_data_set_and_protocol_alone():
     for dataset, protocol, wanted in (("BUSI", "few_shot", 10.0), ("BUSI", "base2new", 8.0), ("ISIC", "few_shot", 8.0)):
         cfg = Request(protocol, "KgCoOp", dataset, [1], {}).spec(base, "KgCoOp", 16, 1).config
         assert wanted == cfg.TRAINER.KGCOOP.W and (wanted == 10.0) == cfg.RUN.TUNED
+        assert ("random_flip" in cfg.INPUT.TRANSFORMS) == (wanted == 8.0)  # tuned without a flip
     matched = Request("few_shot", "KgCoOp", "BUSI", [1], {"HPARAMS": "matched"}).spec(base, "KgCoOp", 16, 1).config
     assert matched.TRAINER.KGCOOP.W == 10.0 and matched.RUN.TUNED
 
 
-def test_every_tuned_value_names_a_data_set_and_a_key():
+def test_tuned_values_are_read_on_the_backbones_they_were_tuned_on_alone():
     base = base_config()
+    for backbone, rate, epochs, decay in (("BiomedCLIP", 0.009, 100, 0.0), ("ViT-B/16", 0.0004, 20, 0.01)):
+        request = Request("base2new", "CLIPSVD", "BTMRI", [1], {"BACKBONE": backbone})
+        cfg = request.spec(base, "CLIPSVD", 16, 1).config
+        assert (rate, epochs, decay) == (cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.WEIGHT_DECAY)
+        assert (backbone == "BiomedCLIP") == cfg.RUN.TUNED and cfg.RUN.HPARAMS == "official"
+        notes = request.notes()
+        assert len(notes) == (not cfg.RUN.TUNED) and all("on BiomedCLIP, not on ViT-B/16" in n for n in notes)
+    assert Request("base2new", "CLIPSVD", "ISIC", [1], {}).notes() == []  # nothing was tuned for it anywhere
+    assert len(Request("base2new", "CLIPSVD", "BTMRI", [1], {"HPARAMS": "matched"}).notes()) == 1
+
+
+def test_tuned_values_that_nobody_tuned_are_refused_where_they_are_asked_for():
+    base, asked = base_config(), {"CFG": "tuned"}
+    given = Request("few_shot", "CLIPSVD", "BTMRI", [1], {**asked, "BACKBONE": "BiomedCLIP"})
+    assert given.spec(base, "CLIPSVD", 16, 1).config.RUN.TUNED
+    assert not given.spec(base, "ZeroshotCLIP", 16, 1).config.RUN.TUNED  # beside it in the table, with nothing to tune
+    for dataset, backbone, words in (
+        ("BTMRI", "ViT-B/16", "tuned on BiomedCLIP, not on ViT-B/16; set BACKBONE"),
+        ("BTMRI", "demo", "tuned on BiomedCLIP, not on demo"),
+        ("ISIC", "BiomedCLIP", "tuned nothing for ISIC in few_shot"),
+    ):
+        request = Request("few_shot", "CLIPSVD", dataset, [1], {**asked, "BACKBONE": backbone})
+        with pytest.raises(ConfigError, match=words) as refused:
+            request.spec(base, "CLIPSVD", 16, 1)
+        assert "\n" not in str(refused.value)
+
+
+def test_every_tuned_value_names_a_backbone_a_data_set_and_a_key():
+    base, known = base_config(), dict(backbones.known())
     for path in (REPO / "configs" / "trainers").glob("*/tuned.yaml"):
-        for protocol, sets in yaml.safe_load(path.read_text()).items():
-            for dataset in sets:
+        for backbone, parts in yaml.safe_load(path.read_text()).items():
+            assert backbone in known, f"{path}: {backbone}"
+            for protocol, dataset in ((p, d) for p, sets in parts.items() for d in sets):
                 assert dataset in datasets.TABLE, f"{path}: {dataset}"
-                request = Request(protocol, path.parent.name, dataset, [1], {})
+                request = Request(protocol, path.parent.name, dataset, [1], {"BACKBONE": backbone})
                 assert request.spec(base, path.parent.name, 16, 1).config.RUN.TUNED
 
 
@@ -198,3 +230,25 @@ def test_what_serves_no_other_classes_says_why(method, opts, why):
     assert why in specs[0].why_not and bool(why) == bool(specs[0].why_not)
     few = Request("few_shot", method, "phantom", [1], {"METHODS": method, "OPTS": opts, "SHOTS": "1"})
     assert not few.specs(base_config())[0].why_not
+
+
+def test_official_is_a_run_on_published_sentences_alone(tmp_path, monkeypatch):
+    base, path = base_config(), tmp_path / "lists.json"
+    names = datasets.info("BUSI").classnames
+    lists = {name: [f"{name}, sentence {k}" for k in range(50)] for name in names}
+    path.write_text(json.dumps(lists))
+    published = tmp_path / "configs" / "trainers" / "BiomedCoOp"
+    published.mkdir(parents=True)
+
+    def label(**variables):
+        request = Request("few_shot", "BiomedCoOp", "BUSI", [1], variables)
+        return request.spec(base, "BiomedCoOp", 16, 1).config.RUN.HPARAMS
+
+    given = f"TRAINER.BIOMEDCOOP.SENTENCES {path}"
+    assert label() == label(OPTS=given) == "official but for its sentences"
+    monkeypatch.setattr(reads, "CONFIGS", tmp_path / "configs")
+    (published / "sentences.json").write_text(json.dumps({"sha256": {n: sha256_of(s) for n, s in lists.items()}}))
+    assert (label(OPTS=given), label()) == ("official", "official but for its sentences")
+    assert label(OPTS=f"{given} OPTIM.LR 1") == label(OPTS=given, EPOCHS="3") == "custom"
+    path.write_text(json.dumps(lists | {names[0]: ["another"] * 50}))
+    assert label(OPTS=given) == "official but for its sentences"

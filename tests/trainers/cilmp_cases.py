@@ -3,7 +3,11 @@
 import torch
 from yacs.config import CfgNode
 
+from cilmp.backbones.factory import wrap
+from cilmp.backbones.registry import OPENAI_MEAN, OPENAI_STD
+from cilmp.backbones.tokens import clip_bpe
 from cilmp.tests.backbones.small_models import original, small, tokenizer
+from cilmp.tests.official import cilmp as numbers
 from cilmp.trainers.cilmp import CILMP, CILMPLearner
 
 
@@ -57,6 +61,20 @@ def load_official(model, tensors):
             parameter[level] = tensors[name]
 
 
+def official_learner(case):
+    """Our learner of a case of official numbers, with its weights and learned tensors."""
+    facts = {"name": "official", "mean": OPENAI_MEAN, "std": OPENAI_STD, "interpolation": "bicubic"}
+    meta = case["meta"]
+    model = learner(
+        wrap(numbers.model(case), clip_bpe(), facts), meta["classes"],
+        [case[f"llm/{k}"] for k in range(len(meta["classes"]))], PREFIX_LENGTH=meta["prefix"],
+        SUFFIX_LENGTH=meta["suffix"], LOW_RANK_DIMENSION=meta["rank"], N_CTX_TEXT=meta["n_ctx"],
+        N_CTX_VISION=meta["n_ctx_vision"], PROMPT_DEPTH_TEXT=meta["depth"], PROMPT_DEPTH_VISION=meta["depth"],
+    )  # fmt: skip
+    load_official(model, numbers.part(case, "learned/"))
+    return model.eval()
+
+
 def wake(model, seed=0):
     """Random values large enough that the image path moves the logits."""
     g = torch.Generator().manual_seed(seed)
@@ -73,5 +91,5 @@ def rows(lengths, width, seed=0):
     return [torch.randn(n, width, generator=g) * 2 for n in lengths]
 
 
-__all__ = ["learner", "load_official", "named_levels", "node", "official_gradients", "official_tensors", "original",
-           "rows", "small", "tokenizer", "wake"]  # fmt: skip
+__all__ = ["learner", "load_official", "named_levels", "node", "official_gradients", "official_learner",
+           "official_tensors", "original", "rows", "small", "tokenizer", "wake"]  # fmt: skip

@@ -6,9 +6,6 @@ import torch.nn.functional as F
 import yaml
 
 from cilmp import backbones
-from cilmp.backbones.factory import wrap
-from cilmp.backbones.registry import OPENAI_MEAN, OPENAI_STD
-from cilmp.backbones.tokens import clip_bpe
 from cilmp.benchmarks.plain.cilmp import plain_cilmp
 from cilmp.benchmarks.plain.image import plain_image
 from cilmp.benchmarks.plain.text import Slot, plain_text
@@ -141,16 +138,7 @@ official = numbers.official
 
 @pytest.fixture(scope="module")
 def ours(official):
-    facts = {"name": "official", "mean": OPENAI_MEAN, "std": OPENAI_STD, "interpolation": "bicubic"}
-    meta = official["meta"]
-    llm = [official[f"llm/{k}"] for k in range(len(meta["classes"]))]
-    learner = cases.learner(
-        wrap(numbers.model(official), clip_bpe(), facts), meta["classes"], llm, PREFIX_LENGTH=meta["prefix"],
-        SUFFIX_LENGTH=meta["suffix"], LOW_RANK_DIMENSION=meta["rank"], N_CTX_TEXT=meta["n_ctx"],
-        N_CTX_VISION=meta["n_ctx_vision"], PROMPT_DEPTH_TEXT=meta["depth"], PROMPT_DEPTH_VISION=meta["depth"],
-    )  # fmt: skip
-    cases.load_official(learner, numbers.part(official, "learned/"))
-    return learner.eval()
+    return cases.official_learner(official)
 
 
 def test_official_features(official, ours):

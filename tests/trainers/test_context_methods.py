@@ -124,3 +124,10 @@ def test_demo_run_learns(tmp_path, method, capsys):
     trainer, state = run(config(tmp_path / "a", method, **options))
     start = trainer.clip.text.embed_words("a photo of a")
     assert torch.isfinite(state["ctx"]).all() and (state["ctx"] - start).abs().max() > 1e-4
+
+
+def test_prograd_starts_as_its_authors_with_zeros_before_the_words():
+    ours, words = plain.learner(ProGrad, ZEROS=12, **PHOTO), plain.learner(ProGrad, **PHOTO)
+    assert ours.ctx.shape[0] == 16 and torch.equal(ours.ctx[12:], words.ctx) and not ours.ctx[:12].any()
+    t = F.normalize(plain.text("openai", [ours.ctx[None, None]])[0], dim=-1)  # 16 places before the name
+    assert (F.normalize(ours.text_features(), dim=-1) - t).abs().max() < 1e-5

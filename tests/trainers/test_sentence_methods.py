@@ -35,6 +35,14 @@ def plain_sentences(family):
     return torch.cat(texts).unflatten(0, (len(plain.NAMES), 4))
 
 
+def seen_by_the_first_block(ours, x):
+    """What its norm reads of the image's tokens, and of the blanked places (n, d_v)."""
+    read, hook = [], ours.clip.image.blocks[0].ln1.register_forward_hook(lambda _, inputs, __: read.append(inputs[0]))
+    ours.image_features(x)
+    hook.remove()
+    return read
+
+
 def kl(z0, z):
     return (z0.softmax(-1) * (z0.log_softmax(-1) - z.log_softmax(-1))).mean()
 
@@ -98,3 +106,26 @@ def test_demo_run_with_the_committed_sentences(tmp_path, method):
     trainer, state = run(config(tmp_path / "a", method))
     start = trainer.clip.text.embed_words("a photo of a")
     assert torch.isfinite(state["ctx"]).all() and (state["ctx"] - start).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("method", [BiomedCoOp, BiomedDPT])
+def test_the_text_towers_own_dropout_acts_in_training_alone_and_where_asked_for(method, answers):
+    x, y = plain.batch("bert")
+    for asked in (False, True):
+        ours = make(method, "bert", answers, TEXT_DROPOUT=asked).train()
+        losses = [ours.loss(x, y)[0].item() for _ in range(2)]
+        assert (losses[0] != losses[1]) == asked
+        ours.eval()
+        assert torch.equal(ours(x), ours(x)) and torch.equal(ours(x), make(method, "bert", answers)(x))
+
+
+def test_the_first_block_sees_zeros_in_blanked_places_where_asked_for(answers):
+    x, _ = plain.batch("openai")
+    for behind in (False, True):
+        ours = make(BiomedDPT, "openai", answers, BEHIND_NORM=behind)
+        tokens, blanked = seen_by_the_first_block(ours, x)
+        assert tokens.shape[1] + len(blanked) == 17 and blanked.any() != behind
+        assert ("behind the norm" in ours.image_key) == behind  # features of the one are not those of the other
+    bert = [make(BiomedDPT, "bert", answers, BEHIND_NORM=behind) for behind in (False, True)]
+    x, _ = plain.batch("bert")
+    assert torch.equal(*(ours.image_features(x) for ours in bert))  # timm's ViTs have no such norm
