@@ -18,11 +18,12 @@ from .driver import finish
 from .launch import Launch, finished, problems
 from .reads import Reads
 from .settings import CONFIGS, Request, base_config, every_method, paths, words
+from .slurm import FLAGS, Slurm
 from .workers import Pool, kind, measured
 
 LISTS = ("methods", "datasets", "protocols", "shots", "seeds", "backbones", "llms", "targets")
 VARIABLES = ("DATA", "WEIGHTS", "EPOCHS", "CFG", "HPARAMS", "THREADS", "PLUGIN", "OPTS", "FORCE")
-KEYS = (*LISTS, "set", "select", "workers", *(v.lower() for v in VARIABLES))
+KEYS = (*LISTS, "set", "select", "workers", "launcher", "slurm", *(v.lower() for v in VARIABLES))
 WARNING = ("Settings are compared on the test part: good for exploring; choose on other images (--select val) before "
            "reporting a number.")  # fmt: skip
 
@@ -52,12 +53,16 @@ class Study:
     grid: dict = field(default_factory=dict)
     select: str = "test"
     workers: int = 1
+    launcher: str = "local"  # or slurm
+    slurm: dict = field(default_factory=dict)  # {flag of slurm.FLAGS: text}
     variables: dict = field(default_factory=dict)
     labelled: bool = False  # rows are called by the settings that vary
 
     def requests(self):
         """[Request], one for each protocol, data set, backbone, LLM and combination of the grid that some of the
         methods have."""
+        if self.launcher not in ("local", "slurm"):
+            raise ConfigError(f"--launcher {self.launcher}: choose local or slurm")
         if self.select not in ("test", "val"):
             raise ConfigError(f"--select {self.select}: choose val or test")
         methods, found = self._methods(), {}
@@ -97,7 +102,10 @@ class Study:
 
 def grids(said):
     """[{key: values}] of what `set` says: one grid or a list of them."""
-    return list(said) if isinstance(said, (list, tuple)) and said else [said or {}]
+    found = list(said) if isinstance(said, (list, tuple)) and said else [said or {}]
+    if wrong := [grid for grid in found if not isinstance(grid, dict)]:
+        raise ConfigError(f"set: {wrong[0]!r} is no grid; write KEY: [VALUE, ...] pairs, or a list of such groups")
+    return found
 
 
 def combinations(grid):
@@ -122,7 +130,9 @@ def study_of(tree, source, name="study"):
     if "seeds" in lists:
         lists["seeds"] = _numbers(lists["seeds"])
     variables = {v: str(tree[v.lower()]) for v in VARIABLES if tree.get(v.lower()) not in (None, "")}
-    rest = {key: tree[key] for key in ("select", "workers") if key in tree}
+    rest = {key: tree[key] for key in ("select", "workers", "launcher", "slurm") if key in tree}
+    if unknown := [k for k in rest.get("slurm", {}) if k not in FLAGS]:
+        raise unknown_name(f"key of slurm ({source})", unknown[0], FLAGS)
     return Study(name, grid=found if len(found) > 1 else found[0], variables=variables, **lists, **rest)
 
 
@@ -232,10 +242,18 @@ def estimate(specs, known, workers=1):
     return f"{datetime.timedelta(seconds=seconds)}{' + ?' if None in each else ''}"
 
 
-def run_study(study, output, dry=False):
+def run_study(study, output, dry=False, script_only=False):
     """Show the plan, run what is missing, write the tables; returns the exit code: 1 where a run failed or could not
-    be planned."""
+    be planned.
+
+    Args:
+        dry: the plan alone. script_only: print the script of a cluster's job, which is written, and submit nothing.
+    """
     plan = Plan(study, output, make=not dry)
+    if script_only:
+        launch = launch_of(plan.specs, output, study)
+        print(launch.written(launch.unfinished()).read_text(encoding="utf-8"), end="")
+        return 0
     plan.show()
     if dry:
         return 1 if plan.cannot else 0
@@ -251,6 +269,8 @@ def run_study(study, output, dry=False):
 
 def launch_of(specs, output, study):
     force = study.variables.get("FORCE", "") not in ("", "0")
+    if study.launcher == "slurm":
+        return Slurm(specs, output, force, study.name, study.slurm)
     return Pool(specs, output, force, study.workers) if study.workers > 1 else Launch(specs, output, force)
 
 
@@ -320,5 +340,7 @@ def save(study, output):
     """Keep what was asked for beside the results: OUTPUT/studies/<name>.yaml, which `cilmp study FILE` takes."""
     tree = {key: getattr(study, key) for key in LISTS if getattr(study, key)}
     tree |= {"set": study.grid} if study.grid else {}
-    tree |= {"select": study.select, "workers": study.workers, **{k.lower(): v for k, v in study.variables.items()}}
+    tree |= {"slurm": study.slurm} if study.slurm else {}
+    tree |= {key: getattr(study, key) for key in ("select", "workers", "launcher")}
+    tree |= {variable.lower(): text for variable, text in study.variables.items()}
     write_text(yaml.safe_dump(tree, sort_keys=False), Path(output) / "studies" / f"{slug(study.name)}.yaml")

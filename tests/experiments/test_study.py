@@ -218,6 +218,9 @@ def test_a_list_of_grids_is_no_product(place):
     specs = Plan(make(methods=["CoOp"], seeds=["1"], shots=["1"], grid=grid), root / "out").specs
     found = [(s.config.TRAINER.COOP.N_CTX, s.config.TRAINER.COOP.CSC, s.config.OPTIM.LR) for s in specs]
     assert len(specs) == 2 + 2 and {f[:2] for f in found[2:]} == {(found[2][0], True)}
+    for wrong in ("OPTIM.LR", ["OPTIM.LR=1", "OPTIM.LR=2"]):
+        with pytest.raises(ConfigError, match="is no grid; write KEY"):
+            study_of({"set": wrong}, "x")
     with pytest.raises(ConfigError, match="LR has no value"):
         study_of({"set": [{"OPTIM.LR": [0.1]}, {"OPTIM.LR": []}]}, "x")
 
