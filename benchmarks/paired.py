@@ -28,6 +28,7 @@ def parser():
     p.add_argument("--method", default="CILMP")
     p.add_argument("--baseline", nargs="+", metavar="KEY=VALUE", help="settings of the row that others meet",
                    default=["TRAINER.CILMP.KNOWLEDGE=real", "TRAINER.CILMP.LAYERS=()"])  # fmt: skip
+    p.add_argument("--seeds", nargs="*", type=int, default=[], help="only these; default: all there are")
     p.add_argument("--draws", type=int, default=10000)
     return p
 
@@ -95,7 +96,7 @@ def main():
     wanted = {key: literal(value) for key, _, value in (word.partition("=") for word in args.baseline)}
     places = defaultdict(list)
     for r in records(args.output):
-        if r["spec"]["method"] == args.method:
+        if r["spec"]["method"] == args.method and (not args.seeds or r["seed"] in args.seeds):
             places[tuple(r["spec"][name] for name in PLACE)].append(r)
     if not places:
         raise UserError(f"{args.output}: no finished run of {args.method}")
