@@ -166,8 +166,10 @@ class SimpleTrainer(TrainerBase):
             self._save_and_drop(None)
         elif time.time() - self._saved_at > ROLLING_SECONDS or self._stopped():
             self._save_and_drop(self.epoch + 1)
-        if self._stopped() and self.epoch + 1 < self.max_epoch:
-            self._stop.stop()
+        if self._stopped():
+            if self.epoch + 1 < self.max_epoch:
+                self._stop.stop()
+            self._stop.release()
 
     def _stopped(self):
         """Whether a signal came during the epoch's last step."""
