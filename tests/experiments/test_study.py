@@ -282,3 +282,13 @@ def test_times_and_memory_are_judged_by_runs_of_the_same_kind():
     memory._known, memory.output = {}, "/nonexistent"
     assert not memory.fits(Spec("A"), idle, [Worker(Spec("A")), idle])  # never measured: alone first
     assert memory.fits(Spec("A"), idle, [idle])
+
+
+def test_a_spec_file_does_not_speak_of_methods_it_does_not_run(place):
+    """Before: a plugin that the writing process had loaded was an unknown key where the file was read."""
+    root, make = place
+    variables = plugin(root, "pass")
+    spec = Plan(make(["ZeroshotCLIP"], ["1"], ["1"], variables=variables), root / "out").specs[0]
+    write_spec(spec, root / "spec.json")
+    trainers = json.loads((root / "spec.json").read_text())["config"]["TRAINER"]
+    assert set(trainers) == {"NAME", "ZEROSHOTCLIP"} and read_spec(root / "spec.json").key == spec.key
