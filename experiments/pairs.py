@@ -156,7 +156,7 @@ def _answer(table, name, column, rows, shots):
     label = data[top]["label"]
     same = alike(table["pairs"], name, column, top, rows)
     if same is None:
-        return f"{place}: {label} has the best figure; without predictions of two rows nothing can be said of it."
+        return f"{place}: {label} is highest; nothing can be said of it, as no other row has predictions of its seeds."
     own = [p for p in table["pairs"] if p["figure"] == name and p["column"] == column and top in p["rows"]]
     others = [data[i]["label"] for i in same if i != top]
     if len(same) == len(rows):

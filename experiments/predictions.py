@@ -3,6 +3,7 @@
 import os
 import zipfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def read(record):
     try:
         with np.load(file_of(record), allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-        names = _names(found["paths"], len(found["labels"]))
+        names = _names(tuple(found["paths"].tolist()), len(found["labels"]))
         order = np.argsort(names, kind="stable")
         groups = found.get("groups", np.array([], dtype=str))
         chosen = [names, *(found[key] for key in ("labels", "predictions", "probabilities")), groups]
@@ -52,13 +53,14 @@ def read(record):
         raise UserError(f"predictions.npz can't be read ({error})") from None
 
 
+@lru_cache(maxsize=64)  # runs of a table have the same images
 def _names(paths, n):
     """Paths below their common folder, as the data may lie elsewhere on another machine; numbers where none were kept
     (a plugin's batches)."""
-    if len(paths) == 0:
+    if not paths:
         return np.array([f"{i:09d}" for i in range(n)])
-    folders = os.path.commonpath([os.path.dirname(p) for p in map(str, paths)])
-    return np.array([os.path.relpath(p, folders) if folders else p for p in map(str, paths)])
+    folder = os.path.commonpath([os.path.dirname(p) for p in paths])
+    return np.array([os.path.relpath(p, folder) if folder else p for p in paths])
 
 
 @dataclass(frozen=True)
