@@ -38,7 +38,11 @@ def compared(protocol, records, data):
     for pair in pairs:
         pair["rows"] = (pair["a"], pair["b"])
         pair["a"], pair["b"] = (data[i]["label"] for i in pair["rows"])
-    return {"pairs": pairs, "left_out": _left_out(left, data, row_of)}
+    lines = _left_out(left, data, row_of)
+    if any(p["unit"] == "image" for p in pairs) and any(r.get("ci_unit") == "group" for r in records):
+        lines.append("Patients are known, but these predictions were written without them: images are compared as if "
+                     "each were a patient's only one, so p and intervals are too small; FORCE=1 writes them anew.")
+    return {"pairs": pairs, "left_out": lines}
 
 
 def _corrected(pairs):

@@ -104,22 +104,23 @@ def compare(values, slopes, difference=None):
     Seeds and units are crossed (every seed is tested on the same units), as readers and cases are: with M the variance
     of `values` over seeds and c the bootstrap's covariance between two seeds,
 
-        error^2 = M / S + max(c, 0),    df = error^4 / ((M / S)^2 / (S - 1) + c^2 / (G - 1))
+        error^2 = M / S + max(c, 0)                            (Obuchowski and Rockette 1995)
+        1 / df  = share_M / (S - 1) + share_c / (G - 1)        the shares of error^2
 
-    (Obuchowski and Rockette 1995, its degrees of freedom after Hillis 2007 and Satterthwaite). M holds the seeds' own
-    spread and each seed's luck with the images; c what all seeds share. One seed: c is the bootstrap's variance, and
-    nothing is known of other seeds. G units cannot give a p below that of the sign test when all agree, 2^(1 - G).
+    M holds the seeds' own spread and each seed's luck with the images; c what all seeds share. Satterthwaite's degrees
+    of freedom have the squares of the shares: too many where three seeds lie close by chance (8 % false claims in
+    benchmarks/false_claims.py). One seed: c is the bootstrap's variance, and nothing is known of other seeds. G units
+    cannot give a p below that of the sign test when all agree, 2^(1 - G).
     """
     s, g = slopes.shape
     covariance = slopes @ slopes.T * (g / max(g - 1, 1))
     own = np.var(values, ddof=1) / s if s > 1 else 0.0
     shared = (covariance.sum() - np.trace(covariance)) / (s * (s - 1)) if s > 1 else covariance[0, 0]
     shared = max(float(shared), 0.0)
-    squared = own + shared
-    spent = own**2 / max(s - 1, 1) + shared**2 / max(g - 1, 1)
-    df = squared**2 / spent if spent > 0 else max(g - 1, 1)
+    spent = own / max(s - 1, 1) + shared / max(g - 1, 1)
+    df = (own + shared) / spent if spent > 0 else max(g - 1, 1)
     difference = float(np.mean(values) if difference is None else difference)
-    error = float(np.sqrt(squared))
+    error = float(np.sqrt(own + shared))
     reach = error * stats.t.ppf(1 - LEVEL / 2, df)
     if error > 1e-9:
         p = 2 * stats.t.sf(abs(difference) / error, df)

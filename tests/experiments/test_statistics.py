@@ -97,7 +97,7 @@ def test_seeds_by_hand():
     assert still.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
     moved = statistics.compare(values, np.tile([1.0, -1, 0, 0], (3, 1)))
     assert moved.error**2 == pytest.approx(5)
-    assert moved.df == pytest.approx(25 / ((7 / 3) ** 2 / 2 + (8 / 3) ** 2 / 3))
+    assert moved.df == pytest.approx(5 / ((7 / 3) / 2 + (8 / 3) / 3))
 
 
 def test_one_trained_model_in_place_of_all_seeds_is_one_seed():
@@ -334,6 +334,15 @@ def test_neither_the_order_of_images_nor_where_they_lay_matters(tmp_path):
 def test_without_patients_images_are_resampled(tmp_path):
     table = build(runs(tmp_path, patients=False))
     assert {(p["unit"], p["units"]) for p in table["pairs"]} == {("image", N)}
+
+
+def test_patients_that_older_predictions_do_not_hold_are_said(tmp_path):
+    found = [{**r, "ci_unit": "group"} for r in runs(tmp_path, patients=False)]
+    assert any(n.startswith("Patients are known, but these predictions") for n in build(found)["notes"])
+    some = [{**r, "ci_unit": "group"} for r in runs(tmp_path / "b")]
+    rewrite(some[0], groups=np.array([], dtype=str))  # one older run among others: the others' patients are its too
+    table = build(some)
+    assert {p["unit"] for p in table["pairs"]} == {"patient"} and not any("Patients are" in n for n in table["notes"])
 
 
 def test_of_several_sets(tmp_path):
