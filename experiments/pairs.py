@@ -185,12 +185,13 @@ def notes(table):
     """What bold means in a table, and what its seeds cannot show."""
     pairs = table["pairs"]
     if len(table["data"]) < 2:
-        return table["left_out"]
+        return []
     if not pairs:
-        return ["Bold: the best figure alone; rows could not be compared (predictions missing or of other images).",
+        return ["Marked best (bold): the best figure alone; rows can't be compared, as predictions are missing, of other "
+                "images or of other seeds.",
                 *(line for line in table["left_out"] if "no predictions" not in line)]  # fmt: skip
-    lines = ["Bold: all that can't be told apart from the best figure (Holm-corrected p > 0.05, paired by "
-             f"{pairs[0]['unit']} and seed); figures that are not compared so: the best alone."]  # fmt: skip
+    lines = ["Marked best (bold): all that can't be told apart from the best figure (Holm-corrected p > 0.05, paired "
+             f"by {pairs[0]['unit']} and seed)."]  # fmt: skip
     seeds = {p["seeds"] for p in pairs}
     if 1 in seeds:
         some = "Where rows share one seed alone" if len(seeds) > 1 else "One seed"

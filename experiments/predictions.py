@@ -44,13 +44,22 @@ def read(record):
             found = {name: arrays[name] for name in arrays.files}
         names = _names(tuple(found["paths"].tolist()), len(found["labels"]))
         order = np.argsort(names, kind="stable")
+        arrays = [found[key] for key in ("labels", "predictions", "probabilities")]
         groups = found.get("groups", np.array([], dtype=str))
-        chosen = [names, *(found[key] for key in ("labels", "predictions", "probabilities")), groups]
-        if any(len(a) not in ((len(names), 0) if a is groups else (len(names),)) for a in chosen) or not len(names):
-            raise ValueError("arrays of different lengths")
-        return Predictions(*(a[order] if len(a) else a for a in chosen))
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        _check(len(names), *arrays, groups)
+        return Predictions(names[order], *(a[order] for a in arrays), groups[order] if len(groups) else groups)
+    except (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"predictions.npz can't be read ({error})") from None
+
+
+def _check(n, labels, predictions, probabilities, groups):
+    if not n or probabilities.ndim != 2 or {len(labels), len(predictions), len(probabilities)} != {n} \
+            or len(groups) not in (0, n):  # fmt: skip
+        raise ValueError("arrays of different lengths")
+    classes = np.arange(probabilities.shape[1])
+    known = np.isin(labels, classes).all() and np.isin(predictions, classes).all()
+    if not (known and np.isfinite(probabilities).all()):
+        raise ValueError("no classes, or no probabilities of them")
 
 
 @lru_cache(maxsize=64)  # runs of a table have the same images

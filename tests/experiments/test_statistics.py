@@ -222,7 +222,7 @@ def test_all_that_cannot_be_told_apart_are_best(tmp_path):
     assert table["best"] == {(0, 0): "best", (1, 0): "best", (2, 0): "second",
                              (0, 1): "best", (1, 1): "best", (2, 1): "second"}  # fmt: skip
     assert {p["unit"] for p in table["pairs"]} == {"patient"} and {p["units"] for p in table["pairs"]} == {60}
-    assert any(n.startswith("Bold: all that can't be told apart") for n in table["notes"])
+    assert any(n.startswith("Marked best (bold): all that can't be told apart") for n in table["notes"])
     (answer,) = pairs.answers(PROTOCOLS["full"], table)
     assert "A can't be told apart from the highest, B" in answer and "C" not in answer
     assert "5 seeds x 60 patients" in answer
@@ -297,7 +297,7 @@ def test_missing_predictions_keep_the_marks_and_are_said(tmp_path):
         (run["folder"] / "predictions.npz").unlink()
     table = build(found)
     assert table["pairs"] == [] and list(table["best"].values()).count("best") == 2  # one of each column
-    assert any(n.startswith("Bold: the best figure alone") for n in table["notes"])
+    assert any(n.startswith("Marked best (bold): the best figure alone") for n in table["notes"])
     assert "nothing can be said" in pairs.answers(PROTOCOLS["full"], table)[0]
 
 
@@ -309,6 +309,16 @@ def test_broken_predictions_are_left_out_and_said(tmp_path, content):
     table = build(found)
     assert pair_of(table, "A", "C")["seeds"] == 4
     assert any("can't be read" in n and "A, seeds 1" in n for n in table["notes"])
+
+
+@pytest.mark.parametrize("change", [{"labels": np.full(N, 9)}, {"predictions": np.full(N, -1)}, {"labels": np.zeros(3)},
+                                    {"probabilities": np.full((N, CLASSES), np.nan)}, {"paths": np.arange(N)},
+                                    {"probabilities": np.zeros(N)}, {"groups": np.array(["a"])}])  # fmt: skip
+def test_nonsense_is_left_out_and_said(tmp_path, change):
+    found = runs(tmp_path)
+    rewrite(found[0], **change)
+    table = build(found)
+    assert pair_of(table, "A", "C")["seeds"] == 4 and any("can't be read" in n for n in table["notes"])
 
 
 def test_predictions_of_other_images_are_left_out_and_said(tmp_path):
@@ -367,6 +377,14 @@ def test_a_method_that_a_set_lacks_is_left_out_of_the_average(tmp_path):
     assert found["methods"] == ["A", "B"] and found["lacking"] == {"C": ["x"]}
     text = over_sets.section(PROTOCOLS["full"], "demo", made, "s", tmp_path / "out")
     assert "Left out, as sets lack it: C (x)" in text and "2 data sets; Friedman's needs 6" in text
+
+
+def test_runs_whose_splits_differ_have_neither_table_nor_statistics(tmp_path):
+    found = runs(tmp_path)
+    found[0]["split_sha256"] = "another"
+    (key,) = report.groups_of(found)
+    text, table = report.section(key, found, tmp_path / "report", False)
+    assert table is None and "no table - " in text and "were not run on the same split" in text
 
 
 def test_the_report_says_it(tmp_path):
