@@ -187,8 +187,8 @@ def notes(table):
     if len(table["data"]) < 2:
         return []
     if not pairs:
-        return ["Marked best (bold): the best figure alone; rows can't be compared, as predictions are missing, of other "
-                "images or of other seeds.",
+        return ["Marked best (bold): the best figure alone; rows can't be compared, as predictions are missing, of "
+                "other images or of other seeds.",
                 *(line for line in table["left_out"] if "no predictions" not in line)]  # fmt: skip
     lines = ["Marked best (bold): all that can't be told apart from the best figure (Holm-corrected p > 0.05, paired "
              f"by {pairs[0]['unit']} and seed)."]  # fmt: skip
