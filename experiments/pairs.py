@@ -153,7 +153,7 @@ def answers(protocol, table):
 
 def _answer(table, name, column, rows, shots):
     data = table["data"]
-    budget = "" if shots is None else "all images, " if shots < 1 else f"{shots} shots, "
+    budget = "" if shots is None else "all images, " if shots < 1 else f"{shots} shot{'' if shots == 1 else 's'}, "
     place = f"{budget}{column} {METRICS[name].title}"
     sign = -1 if METRICS[name].less_is_better else 1
     top = max(rows, key=lambda i: sign * data[i]["figures"][name][column][0])
