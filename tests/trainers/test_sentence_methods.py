@@ -89,7 +89,7 @@ def test_biomeddpt_equals_the_plain_form(family, answers):
 def test_templates_and_towers_that_cannot_be(answers):
     with pytest.raises(ConfigError, match="where the class name stands"):
         make(BiomedDPT, "openai", answers, TEMPLATE="a photo")
-    with pytest.raises(ConfigError, match="no patches"):
+    with pytest.raises(ConfigError, match="BiomedDPT reaches into the blocks of a plain ViT"):
         make(BiomedDPT, "resnet", answers)
     with pytest.raises(UserError, match="4 sentences"):
         make(BiomedCoOp, "openai", answers | {"N_PROMPTS": 5})
