@@ -4,11 +4,10 @@ import time
 
 import torch
 
-from dassl.data.transforms import build_transform
 from dassl.engine import TrainerX
 
 from .base import PromptTrainer
-from .features import deterministic, features_of
+from .features import deterministic
 
 
 class FitTrainer(PromptTrainer):
@@ -43,11 +42,10 @@ class FitTrainer(PromptTrainer):
     def run_epoch(self):
         start, dataset = time.time(), self.dm.dataset
         views = 1 if deterministic(self.cfg) else self.views()
-        transform, plain = build_transform(self.cfg, is_train=True), build_transform(self.cfg, is_train=False)
-        found = [features_of(self, dataset.train_x, transform, is_train=True, epoch=v) for v in range(views)]
+        found = [self.features("train_loader_x", view) for view in range(views)]
         train, val = (torch.stack(found), labels_of(dataset.train_x)), None
         if dataset.val:
-            val = features_of(self, dataset.val, plain), labels_of(dataset.val)
+            val = self.features("val_loader"), labels_of(dataset.val)
         self.model.fit(*(None if part is None else tuple(x.to(self.device) for x in part) for part in (train, val)))
         self.train_seconds += time.time() - start
 
