@@ -203,14 +203,10 @@ def test_tip_adapter_f_trains_its_keys_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("method", ["TipAdapter", "TipAdapterF"])
 def test_keys_are_the_normalised_mean_of_the_views_features(method, tmp_path):
     """As the official code: features of all views are averaged, then normalised once."""
-    from cilmp.trainers.features import features_of
-    from dassl.data.transforms import build_transform
-
     options = {"INPUT.TRANSFORMS": ["random_resized_crop", "random_flip", "normalize"], "OPTIM.MAX_EPOCH": 1}
     options |= {f"TRAINER.{method.upper()}.AUGMENT_EPOCH": 3, "OPTIM.LR": 1e-9}
     trainer, state = run(config(tmp_path / "a", method, **options))
-    items, transform = trainer.dm.dataset.train_x, build_transform(trainer.cfg, is_train=True)
-    views = torch.stack([features_of(trainer, items, transform, is_train=True, epoch=e) for e in range(3)])
+    views = torch.stack([trainer.features("train_loader_x", e) for e in range(3)])
     lengths = views.norm(dim=-1)
     assert ((lengths.amax(0) / lengths.amin(0)) > 1.02).any()  # else the order would not matter
     assert (state["keys"] - F.normalize(views.mean(0), dim=-1)).abs().max() < 1e-6
