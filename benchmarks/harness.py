@@ -15,13 +15,17 @@ from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
 
 
-def make_believe(folder, names, rows, width, images=4, side=224):
-    """A data set of noise (side x side pixels), rows and sentences on its classes; {config key: value} to find them."""
+def make_believe(folder, names, rows, width, images=4, side=224, tests=1):
+    """A data set of noise, rows and sentences on its classes; {config key: value} to find them.
+
+    Args:
+        images, tests: of a class, to train and to test on. side: pixels.
+    """
     folder, noise = Path(folder), np.random.default_rng(0)
     (folder / "noise" / "images").mkdir(parents=True)
     split = {"train": [], "val": [], "test": []}
     for label, name in enumerate(names):
-        for part, count in (("train", images), ("test", 1)):
+        for part, count in (("train", images), ("test", tests)):
             for i in range(count):
                 path = f"images/{part}_{label}_{i}.png"
                 Image.fromarray(noise.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(folder / "noise" / path)
