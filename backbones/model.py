@@ -81,9 +81,9 @@ class PromptableCLIP(nn.Module):
             self._hash = _hash_of(self)
         return self._hash
 
-    @property
+    @functools.cached_property
     def image_hash(self):
-        """The same of the image tower alone, as it is now."""
+        """The same of the image tower alone, for methods that leave it as it is."""
         return _hash_of(self.image)
 
     def compile_blocks(self):

@@ -46,7 +46,8 @@ class FeatureStore:
             told, features = None, torch.empty(0)
         if told != digest(features):
             print(f"{path} is broken: its features are computed anew")
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # when it was last used
@@ -65,7 +66,7 @@ class FeatureStore:
             self._complain(error)
             return compute()
         try:
-            if path.is_file():
+            if os.access(path, os.R_OK):
                 return None
             features = compute()
             self._keep(features, path)
