@@ -19,7 +19,7 @@ from dassl.engine import TRAINER_REGISTRY
 class MyLearner(Learner):
     """Example: one learned shift of the text features, shared by all classes."""
 
-    # The image tower is frozen, so `images` may come as their features, which `self.image_features` hands on. Leave this
+    # The image tower is frozen, so `images` may come as their features, which `self.image_features` hands on. Leave it
     # out if you put prompts or adapters into the tower, or want pixels.
     image_key = "plain"
 

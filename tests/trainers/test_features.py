@@ -58,23 +58,6 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CILMP_CACHE", str(cache))
 
 
-def test_one_pass_and_the_same_training(tmp_path):
-    with_calls, without_calls = [], []
-    _, kept = run(config(tmp_path / "a"), with_calls)
-    _, plain = run(config(tmp_path / "b", **{"TRAIN.CACHE_FEATURES": False}), without_calls)
-    assert sum(with_calls) == sum(without_calls) == 24  # 12 classes x 2 shots: one form each, so once in 3 epochs
-    assert torch.equal(kept["ctx"], plain["ctx"])
-    again = []
-    _, third = run(config(tmp_path / "c"), again)
-    assert again == [] and torch.equal(third["ctx"], kept["ctx"])
-
-
-def test_adapted_towers_see_images(tmp_path):
-    calls = []
-    trainer, _ = run(config(tmp_path / "b", method="CILMP"), calls)
-    assert sum(calls) == 3 * 24 and trainer.train_loader_x is trainer.dm.train_loader_x
-
-
 # ---- the same numbers, whoever computes the features
 
 FROZEN = {name: {} for name, method in trainers.methods().items() if method.learner.image_key} | {"BiomedDPT": {}}
@@ -159,6 +142,17 @@ def test_left_and_right_stay_where_they_mean_something(small, tmp_path, monkeypa
     options = small | {"INPUT.TRANSFORMS": ["random_flip", "normalize"]}
     trainer = build_trainer(config(tmp_path / "a", "TipAdapter", **options))
     assert torch.equal(trainer.features("train_loader_x", 0), trainer.features("train_loader_x", 1))
+
+
+def test_without_augmentation_an_image_is_seen_once(small, tmp_path):
+    plain = small | {"INPUT.TRANSFORMS": ["normalize"], "TEST.NO_TEST": True}
+    calls = {"kept": [], "off": [], "again": [], "prompted": []}
+    run(config(tmp_path / "a", **plain), calls["kept"])
+    run(config(tmp_path / "b", **plain, **{"TRAIN.CACHE_FEATURES": False}), calls["off"])
+    run(config(tmp_path / "c", **plain), calls["again"])
+    trainer, _ = run(config(tmp_path / "d", "CILMP", **plain), calls["prompted"])  # two epochs in batches of 3
+    assert calls == {"kept": [8], "off": [8], "again": [], "prompted": [3, 3] * 2}
+    assert trainer.train_loader_x is trainer.dm.train_loader_x
 
 
 # ---- the key
