@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from dassl.utils.errors import ConfigError, UserError
+from dassl.utils.hub import HubError
 
 from . import hub
 from .checkpoints import MARKERS, copy_into, read_pmc_clip, read_state
@@ -15,7 +16,7 @@ from .families import image_parts, text_parts
 from .model import PromptableCLIP
 from .recipes import resolve
 from .registry import BIOMED_BERT
-from .tokens import SPECIAL, clip_bpe, kind_of, local_tokenizer, stand_in, transformers_tokenizer
+from .tokens import SPECIAL, clip_bpe, kind_of, local_tokenizer, stand_in, told, transformers_tokenizer
 
 log = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": torch.float32}
@@ -37,11 +38,11 @@ def load(name, weights=None, precision="fp32", device="cpu"):
         raise ConfigError(f"precision {precision!r}: choose {', '.join(DTYPES)}")
     recipe = resolve(name, weights)
     if recipe.source[0] == "random":
-        model, tokenizer = build(recipe.config, recipe.bert, seed=recipe.source[1]), tokenizer_of(recipe)
+        model, tokenizer = _build(recipe, seed=recipe.source[1]), tokenizer_of(recipe)
     else:
         state, label = _state_of(recipe)  # first: without the files there is nothing to build for
         _check_activation(recipe, state, label)
-        model, tokenizer = build(recipe.config, recipe.bert), tokenizer_of(recipe)
+        model, tokenizer = _build(recipe), tokenizer_of(recipe)
         copy_into(model, {**{k: torch.tensor(v) for k, v in recipe.extra.items()}, **state}, label)
     clip = wrap(model, tokenizer, facts_of(recipe)).to(device)
     clip.text.to(DTYPES[precision])
@@ -73,6 +74,20 @@ def _of_images(recipe):
     return {k: getattr(recipe, k) for k in ("mean", "std", "interpolation", "resize_mode")}
 
 
+def _build(recipe, seed=0):
+    """`build` of a recipe; where nothing says how its BERT is shaped, the BERT's own repository does."""
+    config = copy.deepcopy(recipe.config)
+    if recipe.bert is None and (source := config["text_cfg"].get("hf_model_name")):
+        config["text_cfg"]["hf_model_name"] = str(hub.bert_folder(recipe.name, source))
+    try:
+        return build(config, recipe.bert, seed)
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OSError) as error:  # of a wrong value
+        if not recipe.described or isinstance(error, UserError):
+            raise
+        reason = f"{type(error).__name__}: {told(error)}"
+        raise UserError(f"{recipe.described} describes no model that open_clip can build ({reason})") from None
+
+
 def build(config, bert=None, seed=0):
     """A randomly initialised open_clip model of a configuration; the global random state is left alone.
 
@@ -93,11 +108,7 @@ def build(config, bert=None, seed=0):
             text["hf_model_pretrained"] = False
             if bert is not None:
                 text["hf_model_name"] = _write_bert(bert, folder)
-        try:
-            model = (CustomTextCLIP if custom else CLIP)(**config)
-        except OSError as error:  # of transformers, which fetches what a text tower looks like
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"the text tower {text.get('hf_model_name')} is not known here: {reason}") from None
+        model = (CustomTextCLIP if custom else CLIP)(**config)
     if "hf_model_name" in text:  # open_clip would say 512, the size of BERT's table
         model.context_length = text.get("context_length", 77)
     return model.eval()
@@ -111,29 +122,31 @@ def _write_bert(fields, folder):
     return folder
 
 
-def _state_of(recipe):
-    """(tensors, what to call them in messages)."""
-    if recipe.layout == "pmc_clip":
-        return _pmc_clip_state(recipe)
+def fetch(name, weights=None):
+    """Have the weight files of a name on this machine (`load` has, too), so that `weights_sha256` knows them."""
+    _files_of(resolve(name, weights))
+
+
+def _files_of(recipe):
+    """Paths of the weight files of a recipe, those of a hub fetched; none of random weights."""
     kind, *where = recipe.source
     if kind == "tag":
-        path = hub.pretrained_file(recipe.name, where[0])
-    elif kind == "hub":
-        path = hub.hub_files(recipe.name, *where, one=True)[0]
-    else:
-        path = where[0]
-    if Path(path).is_dir():
-        raise UserError(f"{path} is a folder: name the checkpoint file in it")
-    return read_state(path), path
-
-
-def _pmc_clip_state(recipe):
-    """The same, of three files on the hub or in a folder; a single file holds everything."""
-    kind, *where = recipe.source
+        return [hub.pretrained_file(recipe.name, where[0])]
     if kind == "hub":
-        return read_pmc_clip(hub.hub_files(recipe.name, *where)), recipe.name
-    path = Path(where[0])
-    return (read_pmc_clip([path / name for name in recipe.parts]) if path.is_dir() else read_state(path)), path
+        return hub.hub_files(recipe.name, *where, one=recipe.layout != "pmc_clip")
+    if kind == "file" and recipe.layout == "pmc_clip" and Path(where[0]).is_dir():
+        return [Path(where[0]) / name for name in recipe.parts]
+    return where if kind == "file" else []
+
+
+def _state_of(recipe):
+    """(tensors, what to call them in messages)."""
+    files = _files_of(recipe)
+    if len(files) > 1:
+        return read_pmc_clip(files), recipe.name if recipe.source[0] == "hub" else recipe.source[1]
+    if Path(files[0]).is_dir():
+        raise UserError(f"{files[0]} is a folder: name the checkpoint file in it")
+    return read_state(files[0]), files[0]
 
 
 def _check_activation(recipe, state, label):
@@ -165,16 +178,15 @@ def tokenizer_of(recipe):
         if found := local_tokenizer(folder, **kwargs):
             _check_vocabulary(found, source, (recipe.bert or {}).get("vocab_size"), folder)
             return found
-    if not (hub.in_cache(source, "tokenizer_config.json") or hub.reachable("https://huggingface.co")):
-        raise UserError(
-            f"the vocabulary of backbone {recipe.name} ({source}) is not on this machine and the hub cannot be "
-            "reached: put its vocab.txt (or tokenizer_config.json and all) beside the checkpoint, or set BACKBONE=demo"
-        )
     try:
-        return transformers_tokenizer(source, **kwargs)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the vocabulary {source} of {recipe.name} cannot be read: {reason}") from None
+        return transformers_tokenizer(hub.tokenizer_folder(source), **kwargs)
+    except HubError as error:
+        raise UserError(
+            f"the vocabulary of backbone {recipe.name} ({source}) is not on this machine and {error}: put its "
+            "vocab.txt (or tokenizer_config.json and all) beside the checkpoint, or set BACKBONE=demo"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the vocabulary {source} of {recipe.name} cannot be read: {told(error)}") from None
 
 
 def _check_vocabulary(tokenizer, source, rows, folder):

@@ -95,7 +95,8 @@ def _clip_vision(visual, size):
         head = _Pooled(_ClipPool(visual), as_projection(visual.proj))
     return ImageParts(
         kind="ViT", stem=stem, size=size, pre_norm=visual.ln_pre,
-        blocks=[convert(b) for b in visual.transformer.resblocks], head=head, prefix=1, one_token=one,
+        blocks=[convert(b) for b in visual.transformer.resblocks], head=head,
+        norm=visual.ln_post if one else head[0].token_norm, prefix=1, one_token=one,
     )  # fmt: skip
 
 
@@ -113,7 +114,8 @@ def _timm_vision(visual, size):
     head = nn.Sequential(_First(), trunk.norm, after) if one else _Pooled(_TimmPool(trunk), after)
     return ImageParts(
         kind="ViT", stem=Stem(trunk.patch_embed, prefix, position), size=size, pre_norm=trunk.norm_pre,
-        blocks=[convert(b) for b in trunk.blocks], head=head, prefix=trunk.num_prefix_tokens, one_token=one,
+        blocks=[convert(b) for b in trunk.blocks], head=head, norm=trunk.norm, prefix=trunk.num_prefix_tokens,
+        one_token=one,
     )  # fmt: skip
 
 
@@ -164,6 +166,10 @@ class _ClipPool(nn.Module):
         self.kind, self.norm_last = visual.pool_type, visual.final_ln_after_pool
         if self.kind == "none" or getattr(visual, "attn_pool_contrastive", None) is not None:
             raise UserError("CoCa's two poolers")
+
+    @property
+    def token_norm(self):
+        return None if self.attn_pool is not None or self.norm_last else self.ln_post
 
     def forward(self, x):
         if self.attn_pool is not None:

@@ -1,59 +1,70 @@
-"""Fetching published weights: from the local caches if they are there, else from the network, else one clear line."""
+"""Published weights, configurations and vocabularies: from the local caches, else fetched and compared (dassl.utils.hub
+does both), else one clear line that says what to set instead."""
 
 import os
-import urllib.error
-import urllib.parse
-import urllib.request
+import tempfile
 from pathlib import Path
 
+from dassl.utils import hub
 from dassl.utils.errors import UserError
+from dassl.utils.io import read_json_object
 
-PROBE_SECONDS = 5  # a machine without the hub should learn so at once, not after a dozen retries
+from .registry import OPEN_CLIP_FILES
+
+VOCABULARY = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "tokenizer.json")
+TOKENIZER = ("config.json", "merges.txt", *VOCABULARY, "special_tokens_map.json", "added_tokens.json",
+             "tokenizer_config.json")  # fmt: skip
 
 
 def pretrained_file(name, entry):
     """Local path of an open_clip table entry (hub repository or address)."""
-    if hub := entry.get("hf_hub"):
-        repository, filename = os.path.split(hub)
-        names = (filename,) if filename else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-        return hub_files(name, repository, names, one=True)[0]
+    if place := entry.get("hf_hub"):
+        repository, filename = os.path.split(place)
+        return hub_files(name, repository, (filename,) if filename else OPEN_CLIP_FILES, one=True)[0]
+    return _from_address(name, entry["url"])
+
+
+def _from_address(name, url):
+    """The same of an address, as older open_clip tables have; whole or not at all."""
     from open_clip.pretrained import download_pretrained_from_url
 
-    url = entry["url"]
-    cached = Path("~/.cache/clip").expanduser() / os.path.basename(url)
-    if not cached.is_file():
-        _probe(name, url)
-    return _or_line(name, lambda: download_pretrained_from_url(url))
+    place = Path("~/.cache/clip").expanduser() / os.path.basename(url)
+    if not place.is_file():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+            try:
+                os.replace(download_pretrained_from_url(url, cache_dir=folder), place)
+            except Exception as error:  # networks fail in many ways
+                raise unavailable(name, f"fetching {url} failed ({type(error).__name__}: {error})"[:300]) from None
+    return str(place)
 
 
 def hub_files(name, repository, filenames, one=False):
     """Local paths of files in a hub repository ("dataset:" in front where it is one).
 
-    one: the first of `filenames` that exists is enough.
+    one: the first of `filenames` that exists is enough, one on this machine before others.
     """
     kind, _, repository = repository.rpartition(":")
     kind = kind or None
-    if found := _cached(repository, kind, filenames, one):
-        return found
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    try:
+        if not one:
+            return hub.fetch(repository, filenames, kind)
+        return _first(repository, sorted(filenames, key=lambda f: not hub.cached(repository, f, kind)), kind)
+    except hub.HubError as error:
+        raise unavailable(name, str(error)) from None
 
-    _probe(name, constants.ENDPOINT)
-    if not one:
-        return [_or_line(name, lambda f=f: hf_hub_download(repository, f, repo_type=kind)) for f in filenames]
-    for f in filenames[:-1]:
+
+def _first(repository, filenames, kind):
+    for f in filenames:
         try:
-            return [_or_line(name, lambda f=f: hf_hub_download(repository, f, repo_type=kind), EntryNotFoundError)]
-        except EntryNotFoundError:
+            return hub.fetch(repository, [f], kind)
+        except hub.NoSuchFile:
             continue
-    return [_or_line(name, lambda: hf_hub_download(repository, filenames[-1], repo_type=kind))]
+    raise hub.NoSuchFile(f"{repository} on {hub.endpoint()} has none of the files {', '.join(filenames)}")
 
 
 def _cached(repository, kind, filenames, one):
-    from huggingface_hub import try_to_load_from_cache
-
-    found = [try_to_load_from_cache(repository, f, repo_type=kind) for f in filenames]
-    found = [f for f in found if isinstance(f, str)]
+    found = [path for f in filenames if (path := hub.cached(repository, f, kind))]
     if one:
         return found[:1]
     return found if len(found) == len(filenames) else []
@@ -61,25 +72,39 @@ def _cached(repository, kind, filenames, one):
 
 def in_cache(repository, filename):
     """Whether a file of a hub repository is on this machine."""
-    return bool(_cached(repository, None, [filename], True))
+    return hub.cached(repository, filename) is not None
 
 
-def reachable(url):
-    """Whether a server answers within a few seconds (any answer counts)."""
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        return False
+def tokenizer_folder(source):
+    """Folder of the tokenizer files of a hub repository, without any code that it may hold.
+
+    Raises:
+        HubError
+    """
+    names = [f for f in TOKENIZER if hub.cached(source, f)]
+    if TOKENIZER[-1] not in names or not set(names) & set(VOCABULARY):  # it is fetched last
+        _, there = hub.listing(source)
+        names = [f for f in TOKENIZER if f in there]
+    if not set(names) & set(VOCABULARY):
+        raise hub.NoSuchFile(f"{source} on {hub.endpoint()} has none of the files {', '.join(VOCABULARY)}")
+    return Path(hub.fetch(source, names)[-1]).parent
+
+
+def bert_folder(name, source):
+    """Folder with the configuration of the BERT that a text tower is built as.
+
+    Raises:
+        UserError: not to be had; no BERT.
+    """
     try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _probe(name, url):
-    if not reachable(url):
-        raise unavailable(name, f"{urllib.parse.urlsplit(url).netloc} cannot be reached")
+        (path,) = hub.fetch(source, ["config.json"])
+    except hub.HubError as error:
+        reason = f"its text tower {source} is not known here and {error}"
+        raise UserError(f"backbone {name}: {reason}: set BACKBONE=demo, or another one") from None
+    kind = read_json_object(path).get("model_type")
+    if kind != "bert":
+        raise UserError(f"backbone {name}: text towers of the kind {kind!r} ({source}) are not supported, BERT is")
+    return Path(path).parent
 
 
 def unavailable(name, why):
@@ -88,14 +113,3 @@ def unavailable(name, why):
         f"the weights of backbone {name} are not on this machine and {why}: set BACKBONE=demo (it ships with the "
         f"repository), or give a checkpoint file you have with MODEL.BACKBONE.WEIGHTS"
     )
-
-
-def _or_line(name, fetch, let_through=()):
-    """fetch(), any failure as one line."""
-    try:
-        return fetch()
-    except let_through:
-        raise
-    except Exception as error:  # whatever a download may raise: networks fail in many ways
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else ""
-        raise unavailable(name, f"fetching them failed ({type(error).__name__}: {reason})") from None

@@ -34,7 +34,7 @@ def _source(name, weights):
     """`Recipe.source`, without reading a checkpoint for its shapes or asking the hub for a configuration."""
     if name in ROWS and ROWS[name].own_config:
         return recipes._source(weights) if weights else ("hub", *ROWS[name].hub)
-    if name.startswith("hf-hub:") and not hub.in_cache(name.removeprefix("hf-hub:"), "open_clip_config.json"):
+    if name.startswith("hf-hub:") and not hub.in_cache(name.removeprefix("hf-hub:"), recipes.CONFIG):
         return recipes._source(weights) if weights else ("hub", name.removeprefix("hf-hub:"), ())
     alone = name not in ROWS and "::" not in name and Path(name).suffix in recipes.SUFFIXES
     if alone and (weights or Path(name).expanduser().is_file()):

@@ -1,6 +1,7 @@
 """One pass of a prompt through the blocks of a text tower, computing only what the pooled token depends on.
 
-    state      of a segment: its rows (b, n, w) as the last block left them, or a level's LowRank tokens, unwritten
+    state      of a segment: its rows (b, n, w) as the last block left them, or a level's LowRank tokens, unwritten;
+               None where it is still to enter
     level i    replaces a segment's state before block i
     live       segments whose outputs somebody needs: those that the next level does not replace
     last block one query: the pooled token's
@@ -19,7 +20,7 @@ class LayerPass:
 
     Args:
         prompts: PromptSequence.
-        entered: per segment its level 0 as the first block reads it, (b, c, P, w).
+        entered: per segment its level 0 as the first block reads it, (b, c, P, w), or None.
         causal: whether a token sees only itself and what stands before it.
         dtype: of the tower.
         drop: dropout of attention weights.
@@ -28,7 +29,7 @@ class LayerPass:
     def __init__(self, prompts, entered, causal, dtype, drop=0.0):
         self.segments, self.dtype, self.drop = prompts.segments, dtype, drop
         self.where, self.index = prompts.pooled
-        self.states = [s.rows(x) for s, x in zip(self.segments, entered)]
+        self.states = [None if x is None else s.rows(x) for s, x in zip(self.segments, entered)]
         self.sight = Sight(self.segments, causal)
 
     def through(self, blocks):
@@ -41,12 +42,12 @@ class LayerPass:
         return self._pool(last)
 
     def _replace(self, i):
-        """Level i, where a segment has one, for what the block before left there."""
+        """What a segment has for block i in place of what the block before left there."""
         for j, segment in enumerate(self.segments):
-            if 0 < i < segment.depth:
-                tokens = segment.levels[i]
+            if (tokens := segment.written(i)) is not None:
                 low = isinstance(tokens, LowRank)
                 self.states[j] = tokens if low else segment.rows(tokens.to(self.dtype))
+        self.sight.enter([j for j, x in enumerate(self.states) if x is not None])
 
     def _step(self, block, live):
         """The block's outputs in place of the live states; the others stay, they are replaced next."""

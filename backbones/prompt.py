@@ -11,6 +11,9 @@ stands - and belongs to a class set. `Frame.fill` puts a method's tokens into it
 Slots are filled with one entry per prompted layer (level). Level 0 enters at the input, where positions are
 added; level i >= 1 replaces what layer i - 1 left in that slot. A slot with J levels is therefore only read
 (keys, values) in layers 0..J-2, its outputs are not computed, and from layer J on it lives like any token.
+
+Late tokens stand behind the start token and enter before a later layer (or the first), as they are: they have no
+position, move nobody else's and take no room in the context.
 """
 
 import torch
@@ -60,13 +63,20 @@ class Piece(nn.Module):
     def _keep(self, name, tensor):
         self.register_buffer(name, tensor, persistent=False)
 
-    def segment(self, levels):
-        """Segment of tokens (b, c, P, d_t), one entry a level."""
+    def segment(self, levels, enters=None):
+        """Segment of tokens (b, c, P, d_t), one entry a level; enters: see Segment."""
         for tokens in levels:
             if tokens.shape[2] != self.width:
                 raise ValueError(f"{tokens.shape[2]} tokens given, the frame has room for {self.width}")
         valid = None if self.lengths is None else Ragged(self.mask, self.lengths, self.index)
-        return Segment(levels, self.position, valid)
+        return Segment(levels, self.position, valid, enters)
+
+
+class Late(Piece):
+    """P tokens that enter before a later block and have no position."""
+
+    def __init__(self, width, like, context):
+        super().__init__(torch.zeros_like(like), torch.full_like(like, width), context)
 
 
 class Words(Piece):
@@ -103,12 +113,13 @@ class Frame(nn.Module):
         place: "end", "middle" or "front".
         names: for middle and front, C strings that `tails` begin with: what stands before the split.
         labels: C names for messages (default: tails).
+        late: number of late tokens.
 
     Raises:
         UserError: a prompt longer than the context, with the class and what would fit.
     """
 
-    def __init__(self, text, tails, lengths=(), place="end", names=None, labels=None):
+    def __init__(self, text, tails, lengths=(), place="end", names=None, labels=None, late=0):
         super().__init__()
         if place not in ("end", "middle", "front"):
             raise UserError(f"class token position {place!r}: choose end, middle or front")
@@ -127,6 +138,8 @@ class Frame(nn.Module):
         slots, split = [(n, False) for n in lengths], int(place == "middle")
         layout = [(start, True), *slots[:split], (head, True), *slots[split:], (tail, True)]
         self.pieces = nn.ModuleList(self._pieces(text, ids, layout))
+        if late:
+            self.pieces.insert(1, Late(late, last, text.context_length))
         self.where, pooled = self._pooled(text.pooled, last - start - head, tail)
         self.register_buffer("pooled", pooled, persistent=False)
 
@@ -175,12 +188,13 @@ class Frame(nn.Module):
             f"{int(last[worst]) + 1}; shorten the name, or use fewer context or LLM tokens"
         )
 
-    def fill(self, *slots, words=None):
+    def fill(self, *slots, words=None, late=(), enters=0):
         """PromptSequence with the given slot contents.
 
         Args:
             slots: per slot a list of levels (b, c, P, d_t) or LowRank; all of one slot the same length.
             words: ids -> embeddings, where the token table is trained; None: the fixed words as they were.
+            late: levels of the late tokens; the first is put in before block number `enters`.
         """
         slots = list(slots)
         if self.place == "middle":
@@ -188,6 +202,11 @@ class Frame(nn.Module):
         if len(slots) != self.slots:
             raise ValueError(f"{len(slots)} slots given, the frame has {self.slots}")
         slots = iter(slots)
-        contents = [[p.embedded(words)] if isinstance(p, Words) else list(next(slots)) for p in self.pieces]
-        segments = [piece.segment(levels) for piece, levels in zip(self.pieces, contents)]
+        segments = [self._segment(piece, slots, words, late, enters) for piece in self.pieces]
         return PromptSequence([s for s in segments if s.width], (self.where, self.pooled), self.classes)
+
+    @staticmethod
+    def _segment(piece, slots, words, late, enters):
+        if isinstance(piece, Words):
+            return piece.segment([piece.embedded(words)])
+        return piece.segment(list(late), enters) if isinstance(piece, Late) else piece.segment(list(next(slots)))

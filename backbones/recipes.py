@@ -1,23 +1,23 @@
 """From the name of a backbone to its recipe: architecture, weights, and what images it expects.
 
-    name        a row of registry.py, MODEL::TAG, MODEL::FILE, hf-hub:ORG/REPO or a checkpoint file
+    name        a row of registry.py, MODEL::TAG, MODEL::FILE, hf-hub:ORG/REPO, local-dir:PATH or a checkpoint file
     weights     None: what the name stands for; a file; "random" or "random:SEED": the true architecture with
                 random weights, without any download
 """
 
 import copy
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dassl.utils.errors import ConfigError, MissingFile, UserError, unknown_name
-from dassl.utils.io import read_json
+from dassl.utils.io import read_json, read_json_object
 
 from . import hub
 from .checkpoints import architecture_of, read_state
-from .registry import OPEN_CLIP_FILES, OPENAI_MEAN, OPENAI_STD, ROWS
+from .registry import BERT_BASE, BIOMED_BERT, OPEN_CLIP_FILES, OPENAI_MEAN, OPENAI_STD, ROWS
 from .supported import check_supported
 
+CONFIG = "open_clip_config.json"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
@@ -29,6 +29,7 @@ class Recipe:
     source: what the weights come from: ("random", seed), ("file", path), ("tag", table entry),
         ("hub", repository, files).
     layout: how files hold the weights (see registry.Row); parts: names of the files where there are several.
+    described: the file that the configuration was read from, "" for those of open_clip and the registry.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Recipe:
     extra: dict = field(default_factory=dict)
     layout: str = "state"
     parts: tuple = ()
+    described: str = ""
 
     @property
     def size(self):
@@ -63,6 +65,8 @@ def resolve(name, weights=None):
         recipe = _from_pair(name, *name.split("::", 1))
     elif name.startswith("hf-hub:"):
         recipe = _from_hub(name)
+    elif name.startswith("local-dir:"):
+        recipe = _from_local_dir(Path(name.removeprefix("local-dir:")).expanduser(), weights)
     elif Path(name).suffix in SUFFIXES:
         recipe = _from_file(Path(name).expanduser())
     else:
@@ -123,7 +127,8 @@ def _from_open_clip(name, weights):
 
     if name not in open_clip.list_models():
         raise unknown_name(
-            "backbone", name, ROWS, "Or MODEL::TAG of open_clip, MODEL::FILE, hf-hub:ORG/REPO, or a checkpoint file."
+            "backbone", name, ROWS,
+            "Or MODEL::TAG of open_clip, MODEL::FILE, hf-hub:ORG/REPO, local-dir:PATH, or a checkpoint file.",
         )
     if not weights:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none published"
@@ -133,21 +138,43 @@ def _from_open_clip(name, weights):
 
 def _from_hub(name):
     repository = name.removeprefix("hf-hub:")
-    (path,) = hub.hub_files(name, repository, ("open_clip_config.json",))
-    return _from_json(name, json.loads(Path(path).read_text(encoding="utf-8")), ("hub", repository, OPEN_CLIP_FILES))
+    (path,) = hub.hub_files(name, repository, (CONFIG,))
+    return _from_json(name, path, ("hub", repository, OPEN_CLIP_FILES))
 
 
-def _from_json(name, content, source):
-    """Recipe of an open_clip_config.json: model_cfg and preprocess_cfg."""
-    return Recipe(name, content.get("model_cfg", content), source, **_facts(content.get("preprocess_cfg", {})))
+def _from_local_dir(folder, weights):
+    """What open_clip writes to a folder (`push_to_hf_hub`, `save_for_hf`): configuration, weights, tokenizer files."""
+    if not folder.is_dir():
+        raise MissingFile(f"no such folder: {folder}")
+    there = [folder / f for f in OPEN_CLIP_FILES if (folder / f).is_file()]
+    if not (folder / CONFIG).is_file():
+        raise MissingFile(f"{folder} holds no {CONFIG}: name the checkpoint file in it, as MODEL::FILE")
+    if not there and not weights:
+        raise MissingFile(f"{folder} holds none of the weights {', '.join(OPEN_CLIP_FILES)}")
+    return _from_json(folder.resolve().name, folder / CONFIG, ("file", (there or [folder])[0]))
+
+
+def _from_json(name, path, source):
+    """Recipe of an open_clip_config.json: model_cfg and preprocess_cfg.
+
+    Raises:
+        UserError: no such configuration.
+    """
+    content = read_json_object(path)
+    config, facts = content.get("model_cfg", content), content.get("preprocess_cfg", {})
+    parts = [config.get(k) for k in ("text_cfg", "vision_cfg")] if isinstance(config, dict) else [None]
+    if not all(isinstance(p, dict) for p in [*parts, facts]):
+        raise UserError(f"{path}: the configuration is none of open_clip's (model_cfg with vision_cfg and text_cfg)")
+    bert = BERT_BASE if config["text_cfg"].get("hf_model_name") == BIOMED_BERT else None
+    return Recipe(name, config, source, bert, **_facts(facts), described=str(path))
 
 
 def _from_file(path):
     if not path.is_file():
         raise MissingFile(f"no such checkpoint file: {path}")
-    for beside in (path.with_suffix(".json"), path.parent / "open_clip_config.json"):
+    for beside in (path.with_suffix(".json"), path.parent / CONFIG):
         if beside.is_file():
-            return _from_json(path.stem, read_json(beside), ("file", path))
+            return _from_json(path.stem, beside, ("file", path))
     return Recipe(path.stem, architecture_of(read_state(path), path), ("file", path))
 
 

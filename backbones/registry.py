@@ -141,6 +141,7 @@ def known():
         ("MODEL::TAG", "any open_clip model and pretrained tag, e.g. ViT-B-32::laion2b_s34b_b79k"),
         ("MODEL::FILE", "an open_clip architecture with a checkpoint of yours, e.g. ViT-B-16-quickgelu::/data/x.pt"),
         ("hf-hub:ORG/REPO", "an open_clip model on the Hugging Face hub"),
+        ("local-dir:PATH", "a folder that open_clip wrote for the hub"),
         ("FILE", "a checkpoint in OpenAI's layout, or one with its open_clip_config.json beside it"),
     ]
     return [(name, row.about) for name, row in ROWS.items()] + forms

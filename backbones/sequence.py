@@ -37,15 +37,25 @@ class Segment:
     levels: tokens of the levels 0..J-1, each (b, c, P, d_t) dense or LowRank.
     position: (1 or C, P) index into the position table.
     valid: Ragged, or None where all tokens count.
+    enters: None: level 0 stands at the input and gets positions. A block's number: level 0 is put in before that block
+        as it is, no token of the segment is there earlier.
     """
 
     levels: list
     position: torch.Tensor
     valid: Ragged = None
+    enters: int = None
 
     @property
     def depth(self):
-        return len(self.levels)
+        """The last level is written before block depth - 1."""
+        return (self.enters or 0) + len(self.levels)
+
+    def written(self, i):
+        """The level that is written before block i as it is, or None."""
+        level = i - (self.enters or 0)
+        first = 1 if self.enters is None else 0
+        return self.levels[level] if first <= level < len(self.levels) else None
 
     @property
     def width(self):
@@ -55,7 +65,7 @@ class Segment:
     def narrow(self, images, classes):
         position = self.position[classes] if self.position.shape[0] > 1 else self.position
         valid = None if self.valid is None else self.valid[classes]
-        return Segment([_narrow(t, images, classes) for t in self.levels], position, valid)
+        return Segment([_narrow(t, images, classes) for t in self.levels], position, valid, self.enters)
 
     def rows(self, x):
         """Tokens (b, c, P, w) as rows (b, n, w), padding left out; a ragged segment has c = C."""

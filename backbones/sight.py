@@ -13,11 +13,16 @@ class Sight:
 
     def __init__(self, segments, causal):
         self.segments, self.causal = segments, causal
-        self._biases = {}
+        self.there, self._biases = [], {}
+
+    def enter(self, there):
+        """`there`: numbers of the segments that the next block reads."""
+        if there != self.there:
+            self.there, self._biases = there, {}
 
     def seen(self, j):
         """Segments that segment j looks at."""
-        return range(j + 1 if self.causal else len(self.segments))
+        return [k for k in self.there if k <= j or not self.causal]
 
     def bias(self, j):
         """Additive mask (1, 1 or C, 1, P, keys) of segment j's queries, or None if they see everything; made once."""

@@ -21,8 +21,6 @@ def check_supported(name, config):
 
 
 def _reason(config):
-    if not (isinstance(config, dict) and all(isinstance(config.get(p), dict) for p in ("vision_cfg", "text_cfg"))):
-        return "its configuration is none of open_clip's (vision_cfg and text_cfg)"
     text = config["text_cfg"]
     if "multimodal_cfg" in config:
         return "CoCa (a captioning tower on top of the two) is not supported"

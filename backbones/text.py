@@ -157,8 +157,10 @@ class TextTower(nn.Module):
         return self.project(self.final_norm(pooled)).expand(-1, prompts.classes, -1)
 
     def _enter(self, segment, classes):
-        """Level 0 of a segment as the first block reads it: positions (and BERT's type and norm) added; under dropout
-        every class has noise of its own."""
+        """Level 0 of a segment as the first block reads it: positions (and BERT's type and norm) added; None where it
+        enters later; under dropout every class has noise of its own."""
+        if segment.enters is not None:
+            return None
         tokens = segment.levels[0]
         tokens = tokens if torch.is_tensor(tokens) else tokens.dense()
         x = tokens.to(self.position.dtype) + self.position[segment.position]

@@ -41,15 +41,26 @@ def clip_bpe():
     return Tokenizer(SimpleTokenizer(), starts=True, pad_id=0)
 
 
-def transformers_tokenizer(source, **kwargs):
-    """A tokenizer of transformers: hub id or local folder; kwargs as in open_clip's `tokenizer_kwargs`."""
+def transformers_tokenizer(folder, **kwargs):
+    """A tokenizer of transformers in a folder; kwargs as in open_clip's `tokenizer_kwargs`.
+
+    These come from a repository, too, and can't allow what it brings to be run: a tokenizer that needs Python code of
+    its own is a ValueError.
+    """
     from open_clip.tokenizer import HFTokenizer
 
-    encode = HFTokenizer(str(source), **kwargs)
+    encode = HFTokenizer(str(folder), **{**kwargs, "trust_remote_code": False})
     inner = encode.tokenizer
     empty = encode([""], context_length=8)[0]
     starts, pad = int(empty[0]) in (inner.cls_token_id, inner.bos_token_id), inner.pad_token_id
     return Tokenizer(encode, starts, pad, ends=int((empty != pad).sum()) > int(starts), size=len(inner))
+
+
+def told(error):
+    """Why a tokenizer or model can't be built, in a few words."""
+    if "custom code" in str(error) or "trust_remote_code" in str(error):
+        return "it needs Python code from its repository, which is never run"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def local_tokenizer(folder, **kwargs):

@@ -5,6 +5,7 @@
     patches    prompts overwrite the first n patch tokens instead; self-attention has no order, so they are
                taken out and the prompts appended: the same numbers
     overwritten prompts: keys and values only, once for the whole batch
+    late       prompts enter before a later block as they are; what they end as can be asked for
     last layer: queries of the pooled tokens only (the class token; every image token where pooling reads all)
 
 Prompts themselves are not pooled by average or attention pooling (replaced patches are).
@@ -31,6 +32,7 @@ class ImageParts:
     pre_norm: norm before the first block.
     blocks: `Block`s in order; empty for towers that no prompt can reach.
     head: tokens (B, S', d_v) -> (B, d); S' = 1 if `one_token`.
+    norm: what the head norms each token with; None where it norms after pooling.
     prefix: tokens before the patches (class token, registers).
     one_token: whether the head reads the first token only.
     """
@@ -41,6 +43,7 @@ class ImageParts:
     pre_norm: nn.Module = None
     blocks: tuple = ()
     head: nn.Module = None
+    norm: nn.Module = None
     prefix: int = 0
     one_token: bool = False
 
@@ -61,6 +64,7 @@ class ImageTower(nn.Module):
         self.blocks = nn.ModuleList(parts.blocks)
         self.kind, self.size, self.prefix, self.one_token = parts.kind, parts.size, parts.prefix, parts.one_token
         self.checkpointing = False
+        self._norm = (parts.norm or nn.Identity(),)  # in a tuple: a part of the head
 
     @property
     def width(self):
@@ -86,18 +90,37 @@ class ImageTower(nn.Module):
             UserError: prompts for a tower that none can reach; more levels than layers, or more prompts than patches
                 to overwrite; images of another size.
         """
-        levels = [] if ctx is None or ctx.shape[-2] == 0 else [ctx, *deep]
+        levels = {} if ctx is None or ctx.shape[-2] == 0 else dict(enumerate([ctx, *deep]))
         self._check(images, levels, replace)
         x = self.stem(images.to(self.dtype))
         if not len(self.blocks):
             return x
-        levels = [level.to(self.dtype) for level in levels]
+        levels = {i: level.to(self.dtype) for i, level in levels.items()}
         if levels and replace == "patches":
             x = self._without_patches(x, levels[0].shape[-2])
         x = self.pre_norm(x)
         if levels and not normed:
             levels[0] = self.pre_norm(levels[0])
         return self.head(self._run(x, levels, replace == "patches" and not self.one_token))
+
+    @own_precision
+    def encode_late(self, images, levels, enters):
+        """Features (B, d) of images and what late prompts end as, (B, n, d_v) under the head's norm; both float32.
+
+        Args:
+            images: (B, 3, H, H), normalised as the backbone's facts say.
+            levels: prompts (n, d_v): the first are appended before block number `enters`, the next replace them
+                before the next block, and so on; past the last they live on.
+
+        Raises:
+            UserError: as `encode`.
+        """
+        levels = {enters + i: level.to(self.dtype) for i, level in enumerate(levels)}
+        self._check(images, levels, "append")
+        x = self.pre_norm(self.stem(images.to(self.dtype)))
+        own = x.shape[1]
+        x = self._run(x, levels, pool_prompts=True, keep=True)
+        return self.head(x[:, :own]), self._norm[0](x[:, own:])
 
     def forward(self, images):
         return self.encode(images)
@@ -110,8 +133,8 @@ class ImageTower(nn.Module):
             )
         if levels and not len(self.blocks):
             raise UserError(f"visual prompts do not reach an image tower of type {self.kind}: use a ViT")
-        if len(levels) > max(1, len(self.blocks)):
-            raise UserError(f"visual prompts for {len(levels)} layers, the image tower has {len(self.blocks)}")
+        if levels and max(levels) >= max(1, len(self.blocks)):
+            raise UserError(f"visual prompts for {max(levels) + 1} layers, the image tower has {len(self.blocks)}")
         if replace not in ("append", "patches"):
             raise UserError(f"visual prompts {replace!r}: choose append or patches")
 
@@ -122,15 +145,15 @@ class ImageTower(nn.Module):
             raise UserError(f"{n} visual prompts over {patches} patches: there is no room for more than {patches}")
         return torch.cat([x[:, : self.prefix], x[:, self.prefix + n :]], dim=1)
 
-    def _run(self, x, levels, pool_prompts):
-        """Tokens the head reads: (B, 1 or S, d_v)."""
+    def _run(self, x, levels, pool_prompts, keep=False):
+        """Tokens the head reads, (B, 1 or S, d_v); keep: all tokens, the prompts behind."""
         final, own = len(self.blocks) - 1, x.shape[1]
         for i, block in enumerate(self.blocks):
-            prompts = levels[i] if i < len(levels) else None
+            prompts = levels.get(i)
             if i == final:
-                rows = 1 if self.one_token else None if pool_prompts else own
+                rows = None if keep else 1 if self.one_token else None if pool_prompts else own
             else:
-                rows = own if i + 1 < len(levels) else None  # outputs that the next level overwrites
+                rows = own if i + 1 in levels else None  # outputs that the next level overwrites
             x = self._recompute(_layer, block, x[:, :own] if prompts is not None else x, prompts, rows)
         return x
 

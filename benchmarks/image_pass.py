@@ -8,8 +8,8 @@ eight methods that leave the image tower alone and follow gradients; suite grid:
 is made with kept features, from an empty cache at first, and without (TRAIN.CACHE_FEATURES False); seconds are of the
 whole run: backbone, training, test.
 
---composed, for a machine that others use: seconds of the processor on one thread instead of the clock's, and image
-passes are counted, not made, at the seconds an image that a pass over 32 images took.
+--composed, where others use the machine: the processor's seconds on one thread instead of the clock's; image passes are
+counted, not made, at the seconds an image that a pass over 32 images took, and what else a run does is timed once.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from dassl.utils import set_random_seed
 from dassl.utils.errors import run_main
 from dassl.utils.io import write_json
 
-METHODS = ("BiomedCoOp", "CLIPAdapter", "CoCoOp", "CoOp", "KgCoOp", "LP2", "ProGrad", "TipAdapterF")
+METHODS = ("BiomedCoOp", "CLIPAdapter", "CoCoOp", "CoOp", "KgCoOp", "ProGrad", "TaskRes", "TipAdapterF")
 RATES = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
 SUITES = {"methods": [(m, {}) for m in METHODS], "grid": [("CoOp", {"OPTIM.LR": rate}) for rate in RATES]}
 TRIED = 32  # images whose pass is timed
@@ -47,42 +47,53 @@ def parser():
 
 
 class Passes:
-    """Counts the images that go through the tower; with `composed`, they do not, and their seconds are estimated."""
+    """Counts the images that go through the tower, and those that would without kept features.
+
+    composed: they do not go through it; `each` is the seconds an image takes.
+    """
 
     def __init__(self, composed):
+        self.composed, self.each = composed, None
         self.clock = time.process_time if composed else time.perf_counter
-        self.images, self.each = 0, None
-        real, count = FeatureItems.compute, self
+        find, compute, count = FeatureItems._found, FeatureItems.compute, self
 
-        def compute(items, epoch):
-            count.images += len(items)
-            if not composed:
-                return real(items, epoch)
-            if count.each is None:
-                count._try(items, real)
-            return torch.randn(len(items), items.trainer.clip.embed_dim)
+        def found(items, epoch):
+            count.asked += len(items)
+            return find(items, epoch)
 
-        FeatureItems.compute = compute
+        def counted(items, epoch):
+            count.made += len(items)
+            return count._made_up(items, compute) if composed else compute(items, epoch)
 
-    def _try(self, items, real):
-        """Seconds an image, of the second pass over some: the first warms up."""
-        few = FeatureItems(items.trainer, items.images)
-        few.items = few.items[:TRIED]
-        for _ in range(2):
-            start = self.clock()
-            real(few, 0)
-        self.each = (self.clock() - start) / TRIED
-        self.tried = 2 * TRIED * self.each
+        FeatureItems._found, FeatureItems.compute = found, counted
+
+    def _made_up(self, items, compute):
+        """Features of nothing; the first time a real pass over some images is timed, the second of two."""
+        if self.each is None:
+            few, begin = FeatureItems(items.trainer, items.images), self.clock()
+            few.items = few.items[:TRIED]
+            for _ in range(2):
+                start = self.clock()
+                compute(few, 0)
+            self.each, self.tried = (self.clock() - start) / TRIED, self.clock() - begin
+        return torch.randn(len(items), items.trainer.clip.embed_dim)
 
     def timed(self, cfg):
-        """{seconds, images} of a whole run."""
-        self.images, self.tried = 0, 0.0
-        start = self.clock()
+        """(seconds, images through the tower, images asked for) of a whole run."""
+        self.asked, self.made, self.tried, start = 0, 0, 0.0, self.clock()
         set_random_seed(cfg.SEED)
         with contextlib.redirect_stdout(io.StringIO()):
             build_trainer(cfg).train()
-        seconds = self.clock() - start - self.tried
-        return {"seconds": seconds + self.images * (self.each or 0.0), "images": self.images}
+        return self.clock() - start - self.tried, self.made, self.asked
+
+    def row(self, kept, plain):
+        """Figures of a run from its configuration with kept features and without."""
+        seconds, made, asked = self.timed(kept)
+        if self.composed:
+            both = seconds + made * self.each, seconds + asked * self.each
+        else:
+            both = seconds, self.timed(plain)[0]
+        return {"images_kept": made, "images_plain": asked, "seconds_kept": both[0], "seconds_plain": both[1]}
 
 
 def config(method, place, folder, options, kept):
@@ -108,10 +119,8 @@ def measure(suite, passes):
         place = make_believe(folder, names(8), 1, 1, images=16, tests=25)
         os.environ["CILMP_CACHE"] = str(folder / "cache")
         for number, (method, options) in enumerate(SUITES[suite]):
-            row = {"suite": suite, "run": " ".join([method, *map(str, options.values())])}
-            for kept in (True, False):
-                found = passes.timed(config(method, place, folder / f"{number}{kept}", options, kept))
-                row |= {f"{k}_{'kept' if kept else 'plain'}": v for k, v in found.items()}
+            configs = [config(method, place, folder / f"{number}{kept}", options, kept) for kept in (True, False)]
+            row = {"suite": suite, "run": " ".join([method, *map(str, options.values())]), **passes.row(*configs)}
             rows.append(row)
             print(row, flush=True)
     total = {k: sum(r[k] for r in rows) for k in rows[0] if k not in ("suite", "run")}

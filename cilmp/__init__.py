@@ -38,9 +38,13 @@ def _with_own_dassl():
 
 
 def off_path():
-    """Take a checkout's root off sys.path: nothing there may answer for `datasets` (Hugging Face's) or `trainers`."""
-    if CHECKOUT is not None:
-        sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() not in (CHECKOUT, _HERE)]
+    """Take our rooms off sys.path: nothing there may answer for `datasets` (Hugging Face's) or `trainers`."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() not in (CHECKOUT, _HERE)]
+
+
+def first_on_path(folder):
+    """Somebody else's checkout first: `trainers`, `datasets`, `clip` are its own. For a process of its own only."""
+    sys.path.insert(0, str(folder))
 
 
 _with_own_dassl()

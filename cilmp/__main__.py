@@ -24,6 +24,7 @@ COMMANDS = {  # word: (module:function of the words behind it, one line)
     "extract": ("cilmp.experiments.extract:main", "what a language model says about the classes"),
     "list": ("cilmp.experiments.commands:listing", "methods, protocols, data sets, backbones, language models"),
 }
+HIDDEN = {"_in_checkout": "cilmp.experiments.in_checkout:main"}  # how the command calls itself
 
 
 def usage():
@@ -48,11 +49,11 @@ def main(argv=None):
     if words[0] in ("-V", "--version"):
         print(version())
         return 0
-    if words[0] not in COMMANDS:
+    if words[0] not in (*COMMANDS, *HIDDEN):
         from dassl.utils.errors import unknown_name
 
         raise unknown_name("command", words[0], COMMANDS)
-    module, function = COMMANDS[words[0]][0].split(":")
+    module, function = (HIDDEN.get(words[0]) or COMMANDS[words[0]][0]).split(":")
     return getattr(importlib.import_module(module), function)(words[1:])
 
 

@@ -18,7 +18,7 @@ FLAGS = {  # variable: (flag's metavar, help); the flag wins over the variable
     "HPARAMS": ("KIND", "official or matched (CoOp's number of steps for all)"),
     "TARGETS": ("'SET ...'", "data sets to test on, for protocols that need them"),
     "THREADS": ("N", "CPU threads of each run"),
-    "PLUGIN": ("FILE", "FILE.py or module with your own trainer or reader"),
+    "PLUGIN": ("FILE", "FILE.py or module with your own trainer or reader; a CoOp-like checkout, or a file of it"),
     "OPTS": ("'KEY VALUE ...'", "any keys of the configuration"),
 }
 
@@ -119,6 +119,7 @@ def sweep(argv):
 
 def study(argv):
     """cilmp study [FILE] [--methods ...]"""
+    from .slurm import FLAGS
     from .study import LISTS
 
     p = _parser("study", "Methods x data sets x protocols x shots x seeds: the plan with what is done, then what is "
@@ -135,6 +136,12 @@ def study(argv):
     p.add_argument("--workers", type=int, help="runs at a time (default 1)")
     p.add_argument("--dry-run", action="store_true", help="show the plan and what is not ready, run nothing")
     p.add_argument("--worker", metavar="OUTPUT", help=argparse.SUPPRESS)
+    p.add_argument("--launcher", choices=("local", "slurm"), help="slurm: an array job, a task a training")
+    p.add_argument("--print", action="store_true", help="slurm: write and show the script, submit nothing")
+    group = p.add_argument_group("slurm")
+    for name, (option, metavar, about) in FLAGS.items():
+        as_option = f" (sbatch --{option})" if option else ""
+        group.add_argument(f"--{name}", metavar=metavar, help=about + as_option)
     _add_flags(p, without=("SHOTS", "BACKBONE", "LLM", "TARGETS"))
     args = p.parse_args(argv)
     if args.worker:
@@ -149,7 +156,9 @@ def study(argv):
     asked = _study(args, studies)
     if not args.dry_run:
         studies.save(asked, output_root())
-    return studies.run_study(asked, output_root(), args.dry_run)
+    if args.print and asked.launcher != "slurm":
+        raise ConfigError("--print shows the script of --launcher slurm; --dry-run shows the plan")
+    return studies.run_study(asked, output_root(), args.dry_run, args.print)
 
 
 AXES = {
@@ -164,6 +173,7 @@ def _study(args, studies):
     """The Study of the flags; where they say nothing, of the file, then of the environment."""
     from dassl.config import yaml_tree
 
+    from .slurm import FLAGS
     from .sweep import axes
 
     if args.file and args.preset:
@@ -171,7 +181,9 @@ def _study(args, studies):
     path = studies.preset_file(args.preset) if args.preset else args.file
     tree = yaml_tree(path) if path else {}
     grid = {**(tree.get("set") or {}), **axes(args.set)}
-    flags = {key: getattr(args, key) for key in (*studies.LISTS, "select", "workers")}
+    flags = {key: getattr(args, key) for key in (*studies.LISTS, "select", "workers", "launcher")}
+    slurm = {**(tree.get("slurm") or {}), **{k: v for k in FLAGS if (v := getattr(args, k.replace("-", "_")))}}
+    flags |= {"slurm": slurm} if slurm else {}
     said = {v.lower(): os.environ[v] for v in studies.VARIABLES if os.environ.get(v)}
     tree |= {**said, **{k: v for k, v in flags.items() if v is not None}, **({"set": grid} if grid else {})}
     asked = studies.study_of(tree, path or "the command line", Path(path).stem if path else "")

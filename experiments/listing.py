@@ -5,17 +5,21 @@ def listing(plugins=(), root=""):
     """Five tables as text."""
     from tabulate import tabulate
 
-    from cilmp import backbones, datasets, knowledge, trainers
+    from cilmp import backbones, datasets, knowledge
     from cilmp.protocols import PROTOCOLS
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY
 
     from .settings import base_config
 
     base_config(plugins)
-    methods = [(n, first_line(t)) for n, t in sorted(trainers.methods().items())]
+    methods = [(n, first_line(TRAINER_REGISTRY.get(n))) for n in sorted(TRAINER_REGISTRY.registered_names())]
+    sets = datasets.known(root)
+    own = sorted(set(DATASET_REGISTRY.registered_names()) - {name for name, _ in sets})
     tables = [
         ("Methods (--trainer)", methods),
         ("Protocols", [(name, p.summary) for name, p in PROTOCOLS.items()]),
-        ("Data sets (--dataset)", datasets.known(root)),
+        ("Data sets (--dataset)", sets + [(n, first_line(DATASET_REGISTRY.get(n))) for n in own]),
         ("Backbones (--backbone)", backbones.known()),
         ("Language models (--llm)", knowledge.known()),
     ]

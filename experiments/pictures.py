@@ -5,6 +5,8 @@ from pathlib import Path
 
 from dassl.utils.io import atomic_path
 
+from .tables import marks_of
+
 
 def draw(protocol, table, path):
     """The protocol's picture of a table as PNG; returns the path, or None where it has none (or no rows)."""
@@ -13,7 +15,8 @@ def draw(protocol, table, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows = [row for row in table["data"] if protocol.metrics[0] in row["figures"]]
+    rows = [row | {"label": row["label"] + marks_of(row)} for row in table["data"]
+            if protocol.metrics[0] in row["figures"]]  # fmt: skip
     if not rows:
         return None
     figure, axes = plt.subplots(figsize=(max(7, 0.7 * len({row["label"] for row in rows})), 4.2))

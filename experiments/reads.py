@@ -4,17 +4,17 @@
     groups      patients, lesions ... of its images
     weights     the backbone's file
     knowledge   the LLM rows, or the sentences, of all its classes
-    code        the file of a method or reader from outside this repository
+    code        the file of a method or reader from outside this repository, or all that its checkout loads
 
 Judged is the text of a split, not the pixels: an image replaced under its old name is not noticed.
 """
 
 import inspect
-from pathlib import Path
 
 from dassl.utils.errors import UserError
 from dassl.utils.io import read_json_object, sha256_file, sha256_of
 
+from .checkout import weights_file
 from .settings import CONFIGS
 
 WORDS = {"groups": "groups of images", "weights": "backbone weights", "tested on": "external test images",
@@ -45,7 +45,9 @@ class Reads:
                 node = cfg.TRAINER[trainer.node_name()]
                 key = (trainer, cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.MODEL.LLM, str(node))
                 found["knowledge"] = self._once(key, lambda: Knowledge(trainer, cfg).sha256())
-        if code := [sha256_file(f) for f in map(_outside, (trainer, _reader(cfg.DATASET.NAME))) if f]:
+        elif hasattr(trainer, "checkout") and (file := weights_file(cfg.MODEL.BACKBONE)):
+            found["weights"] = self._once(file, lambda: sha256_file(file))
+        if code := [c for c in map(_code, (trainer, _reader(cfg.DATASET.NAME))) if c]:
             found["code"] = sha256_of(code)
         return found
 
@@ -115,12 +117,14 @@ def _reader(name):
     return DATASET_REGISTRY.get(name) if name in DATASET_REGISTRY else None
 
 
-def _outside(cls):
-    """The file that defines a class, if it is none of ours."""
+def _code(cls):
+    """Hash of the file that defines a class, or of the checkout it stands for; None if it is ours."""
+    if hasattr(cls, "checkout"):
+        return cls.checkout.sha256
     if cls is None or cls.__module__.split(".")[0] in ("dassl", "cilmp"):
         return None
     try:
-        return Path(inspect.getfile(cls))
+        return sha256_file(inspect.getfile(cls))
     except (TypeError, OSError):
         return None
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import sys
 import time
 from pathlib import Path
@@ -70,19 +71,29 @@ def run(spec, folder, what="", model_dir="", epoch=None, quiet=False):
         what: "train" (and test), "test" (load model_dir, test), "nothing" (build only); "" by the spec's source.
         quiet: print to the log, and little to the console (a driver of many runs shows a line each).
     """
-    from dassl.engine import build_trainer, claim_run_folder
-    from dassl.utils import collect_env_info, set_random_seed, setup_logger
+    from dassl.engine import TRAINER_REGISTRY
 
     what = what or ("test" if spec.source else "train")
-    cfg = spec.config.clone()
-    cfg.defrost()
-    cfg.OUTPUT_DIR = str(folder)
-    cfg.freeze()
     facts, steps = {"spec": spec.record(), "key": spec.key, "group": spec.first.key, "reads": spec.reads}, None
     if what == "test" and model_dir:
         facts |= facts_of_source(spec, model_dir)
         steps = facts.pop("steps", "unknown")
-    claim_run_folder(cfg, spec.reads)
+    how = {"folder": os.path.abspath(folder), "what": what, "epoch": epoch, "quiet": quiet, "steps": steps,
+           "model_dir": os.path.abspath(model_dir) if model_dir else ""}  # fmt: skip
+    checkout = getattr(TRAINER_REGISTRY.get(spec.method), "checkout", None)
+    return checkout.run(spec, facts, **how) if checkout else run_here(spec.config, facts, **how)
+
+
+def run_here(cfg, facts, folder, what, model_dir, epoch, quiet, steps=None):
+    """run() of a configuration in this process; `facts` go into its results, and `steps` of what is loaded."""
+    from dassl.engine import build_trainer, claim_run_folder
+    from dassl.utils import collect_env_info, set_random_seed, setup_logger
+
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = str(folder)
+    cfg.freeze()
+    claim_run_folder(cfg, facts["reads"])
     console = contextlib.redirect_stdout(Ticker(sys.stdout)) if quiet else contextlib.nullcontext()
     with console:
         logger = setup_logger(cfg.OUTPUT_DIR)
@@ -94,11 +105,11 @@ def run(spec, folder, what="", model_dir="", epoch=None, quiet=False):
                 print(f"** Config **\n{cfg}\n** Environment **\n{collect_env_info()}\n")
             trainer = build_trainer(cfg)
             trainer.run_facts, trainer.loaded_steps = facts, steps
-            trains = getattr(trainer, "trains", True)
+            trains = getattr(trainer, "trains", has_a_step(trainer))
             if what == "test" and trains and not model_dir:
                 raise ConfigError(
-                    f"{spec.method} has nothing to test: its prompts are untrained; give --model-dir, the folder of "
-                    f"the run that trained them"
+                    f"{cfg.TRAINER.NAME} has nothing to test: its prompts are untrained; give --model-dir, the folder "
+                    f"of the run that trained them"
                 )
             if what == "train" and trains:
                 trainer.train()
@@ -113,6 +124,14 @@ def run(spec, folder, what="", model_dir="", epoch=None, quiet=False):
             sys.stdout.flush()
             logger.close()
     return trainer
+
+
+def has_a_step(trainer):
+    """Whether somebody else's trainer says how to train; their zero-shot ones do not."""
+    from dassl.engine import TrainerX
+
+    ways = ("forward_backward", "run_epoch", "train")
+    return any(getattr(type(trainer), way, None) is not getattr(TrainerX, way) for way in ways)
 
 
 def facts_of_source(spec, model_dir):

@@ -1,75 +1,16 @@
 """What is asked for: the variables, the method's files, and the complete configuration of a run."""
 
-import importlib
-import importlib.util
 import os
 import shlex
-import sys
-import traceback
 from pathlib import Path
 
 import yaml
 
-from dassl.utils.errors import ConfigError, MissingFile, UserError
+from dassl.utils.errors import ConfigError, MissingFile
+
+from .plugins import load_plugins
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-
-
-def load_plugins(plugins):
-    """Import the user's files or modules; they register their trainers and readers.
-
-    Raises:
-        MissingFile: no such file or module. UserError: it raises, with its own words and line.
-    """
-    return [_load(str(plugin)) for plugin in plugins]
-
-
-def _load(plugin):
-    path = Path(plugin)
-    if path.suffix == ".py" and not path.is_file():
-        raise MissingFile(f"no plugin file {path.absolute()}")
-    try:
-        return _load_file(path) if path.suffix == ".py" else importlib.import_module(plugin)
-    except ModuleNotFoundError as error:
-        if error.name == plugin.split(".")[0]:
-            raise MissingFile(f"plugin {plugin}: {error}; give a file name ending in .py, or a module") from None
-        ours = " (the toolbox's own rooms are imported as cilmp.trainers, cilmp.backbones ...)"
-        hint = ours if error.name in ("trainers", "backbones", "knowledge", "datasets") else ""
-        raise UserError(f"plugin {plugin} needs a module that is not installed: {error.name}{hint}") from None
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{_words(error)} - plugin {plugin}, line {_line(error, path)}") from None
-
-
-def _words(error):
-    """Kind and words of somebody else's error, in one line."""
-    text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"
-
-
-def _line(error, path):
-    """Where in the plugin's own file it happened."""
-    if isinstance(error, SyntaxError):
-        return error.lineno
-    steps = traceback.extract_tb(error.__traceback__)
-    return next((step.lineno for step in reversed(steps) if Path(step.filename).name == path.name), "?")
-
-
-def _load_file(path):
-    """The module of a plugin file; loaded once a process, as it registers what it holds."""
-    spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
-    known = sys.modules.get(spec.name)
-    if known is not None and Path(known.__file__).samefile(path):
-        return known
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[spec.name]
-        raise
-    return module
 
 
 def base_config(plugins=()):
@@ -99,7 +40,24 @@ def words(text):
 
 def paths(text):
     """The files or modules of PLUGIN; one file name with blanks needs no quotes."""
-    return [text] if Path(text).is_file() else words(text)
+    return [text] if text and Path(text).expanduser().exists() else words(text)
+
+
+def own_base(base, method):
+    """The configuration that a method's runs begin with: `base`, or that of the checkout whose method it is."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    checkout = getattr(TRAINER_REGISTRY.get(method), "checkout", None)  # an unknown name is said here, with the nearest
+    return checkout.config() if checkout else base.clone()
+
+
+def method_folder(method):
+    """Where a method's yaml files are: configs/trainers/<Name> here, or in the checkout whose method it is."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    trainer = TRAINER_REGISTRY.get(method) if method in TRAINER_REGISTRY else None
+    checkout = getattr(trainer, "checkout", None)
+    return checkout.root / "configs" / "trainers" / trainer.own if checkout else CONFIGS / "trainers" / method
 
 
 def method_files(method, protocol, backbone, wanted="", shots=-1):
@@ -112,9 +70,10 @@ def method_files(method, protocol, backbone, wanted="", shots=-1):
     """
     shared, folder = CONFIGS / "trainers", CONFIGS / "trainers" / method
     if wanted and wanted != "tuned":
-        path = Path(wanted) if wanted.endswith(".yaml") else folder / f"{wanted}.yaml"
+        own = method_folder(method)
+        path = Path(wanted) if wanted.endswith(".yaml") else own / f"{wanted}.yaml"
         if not path.is_file():
-            there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+            there = ", ".join(sorted(p.stem for p in own.glob("*.yaml")))
             raise MissingFile(f"CFG={wanted}: no {path}; there are {there}")
         return [path], path.stem, "custom"
     if backbone == "demo":
@@ -256,10 +215,10 @@ class Request:
                               f"{self.backbone}; set BACKBONE to that, or leave CFG away")
         return there.get(self.backbone, {})
 
-    def _label(self, cfg, kind):
+    def _label(self, cfg, kind, opts):
         """What RUN.HPARAMS says: the kind; custom where a setting was changed. Sentences are what a method reads and
         no setting, but the official values are those of a method that reads its authors' lists."""
-        if self.epochs or any(not key.endswith(".SENTENCES") for key in self.opts[::2]):
+        if self.epochs or any(not key.endswith(".SENTENCES") for key in opts[::2]):
             return "custom"
         if kind != "official" or "SENTENCES" not in cfg.TRAINER.get(cfg.TRAINER.NAME.upper(), {}):
             return kind
@@ -327,8 +286,7 @@ class Request:
         from dassl.config import merge_from_file, merge_from_list
         from dassl.engine import TRAINER_REGISTRY
 
-        trainer = TRAINER_REGISTRY.get(method)  # an unknown one is named here, with the nearest
-        cfg, protocol = base.clone(), self.protocol.name
+        cfg, protocol, trainer = own_base(base, method), self.protocol.name, TRAINER_REGISTRY.get(method)
         files, name, kind = method_files(method, self.protocol.files, self.backbone, self.cfg, shots)
         for path in files:
             merge_from_file(cfg, path)
@@ -354,11 +312,27 @@ class Request:
             for other in ("ITERATIONS_PER_SHOT", "MIN_STEPS"):  # ways to say the length in steps
                 if other in cfg.TRAINER.get(method.upper(), {}):
                     cfg.TRAINER[method.upper()][other] = 0
-        if self.opts:
-            merge_from_list(cfg, self.opts, "OPTS")
-        cfg.RUN.HPARAMS = self._label(cfg, kind)
+        opts = self._opts_of(cfg, base)
+        if opts:
+            merge_from_list(cfg, opts, "OPTS")
+        cfg.RUN.HPARAMS = self._label(cfg, kind, opts)
         cfg.freeze()
         return RunSpec(cfg, protocol, "", name, plugins=self.plugins, label=self.label)
+
+    def _opts_of(self, cfg, base):
+        """OPTS without the keys that only other methods of this table know: a checkout's have a tree of their own."""
+        from dassl.config import keys_of
+        from dassl.engine import TRAINER_REGISTRY
+
+        if not self.opts:
+            return []
+        one_of_each_tree = {id(getattr(TRAINER_REGISTRY.get(m), "checkout", None)): m for m in self.methods}
+        if len(one_of_each_tree) == 1:
+            return self.opts
+        pairs = list(zip(self.opts[::2], self.opts[1::2]))
+        elsewhere = {key for method in one_of_each_tree.values() for key in keys_of(own_base(base, method))}
+        left_out = elsewhere - set(keys_of(cfg))
+        return [word for pair in pairs if pair[0] not in left_out for word in pair]
 
 
 def _published(cfg):

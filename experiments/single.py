@@ -32,7 +32,7 @@ FLAGS = {
 
 
 def add_arguments(p):
-    p.add_argument("--spec", metavar="FILE", help="a run that `cilmp study` wrote down; no other flag counts")
+    p.add_argument("--spec", nargs="+", metavar="FILE", help="runs that `cilmp study` wrote down; no other flag counts")
     p.add_argument("--list", action="store_true", help="methods, data sets, backbones and LLMs, one line each")
     p.add_argument("--root", default=None, help="where data sets live (default: $DATA, else data/)")
     p.add_argument("--output-dir", default=None, help="default: a folder by the settings under $OUTPUT, else output/")
@@ -65,13 +65,17 @@ def parser(prog=None):
 def spec_of(args):
     """The resolved RunSpec of the flags: defaults, nodes of methods and plugins, data set file, method file, flags,
     pairs."""
+    from cilmp import backbones, trainers
     from cilmp.protocols import RunSpec
     from dassl.config import merge_from_file, merge_from_list, set_key
+    from dassl.engine import TRAINER_REGISTRY
 
     from .reads import Reads
-    from .settings import base_config
+    from .settings import base_config, own_base
 
     cfg = base_config(args.plugin)
+    if args.trainer:
+        cfg = own_base(cfg, args.trainer)
     for path in (args.dataset_config_file, args.config_file):
         if path:
             merge_from_file(cfg, path)
@@ -84,9 +88,15 @@ def spec_of(args):
     for key, value in (("--trainer", cfg.TRAINER.NAME), ("--dataset", cfg.DATASET.NAME)):
         if not value:
             raise ConfigError(f"give {key} (see python train.py --list)")
+    if own_base(cfg, cfg.TRAINER.NAME).RUN.get("CHECKOUT") != cfg.RUN.get("CHECKOUT"):
+        raise ConfigError(f"{cfg.TRAINER.NAME} is of a checkout, with keys of its own: name it with --trainer")
     cfg.freeze()
     part = "test" if args.eval_only else "train"
-    spec = RunSpec(cfg, "single", part, "flags", plugins=tuple(args.plugin)).resolved(Reads())
+    reads = Reads()
+    if issubclass(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), trainers.PromptTrainer):
+        reads._data(cfg.DATASET.NAME, cfg)  # said before weights are fetched, which must be here to be hashed
+        backbones.fetch(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.WEIGHTS or None)
+    spec = RunSpec(cfg, "single", part, "flags", plugins=tuple(args.plugin)).resolved(reads)
     results = Path(args.model_dir, "results.json")
     if args.model_dir and results.is_file():  # another training of the same settings is another test
         spec = replace(spec, reads={**spec.reads, "source": sha256_file(results)})
@@ -101,18 +111,24 @@ def folder_of(spec, args):
     return os.path.abspath(spec.config.OUTPUT_DIR) if named else spec.folder(output_root())
 
 
-def run_spec(path):
-    """Run the spec in a file, unless it is finished; returns the exit code."""
+def run_specs(paths):
+    """Run the specs in files, one after another, unless they are finished; returns the exit code: 1 where one failed,
+    75 (sysexits.h: try again) where another process is at one."""
     from dassl.utils.paths import output_root
 
     from .launch import outcome
     from .reads import Reads
     from .spec_file import read_spec
 
-    spec = read_spec(path, Reads())
-    found = outcome(spec, output_root())
-    print(f"{spec}: {found.words or 'another process is at it, or its training is not done'}")
-    return {"done": 0, "failed": 1, "busy": 75}[found.state]  # 75: a temporary failure (sysexits.h)
+    reads, codes = Reads(), {"done": 0, "failed": 1, "busy": 75}
+    for path in paths:
+        spec = read_spec(path, reads)
+        found = outcome(spec, output_root())
+        print(f"{spec}: {'failed - ' if found.state == 'failed' else ''}"
+              f"{found.words or 'another process is at it, or its training is not done'}", flush=True)  # fmt: skip
+        if codes[found.state]:  # the tests of a training that failed are pointless
+            return codes[found.state]
+    return 0
 
 
 def main(argv=None):
@@ -124,7 +140,7 @@ def main(argv=None):
         print(listing(args.plugin, args.root or ""))
         return 0
     if args.spec:
-        return run_spec(args.spec)
+        return run_specs(args.spec)
     from .run import claimed, run
 
     spec = spec_of(args)

@@ -46,10 +46,10 @@ def _spec(content, path, reads_of):
     from cilmp.protocols import RunSpec
     from dassl.config import merge_tree
 
-    from .settings import base_config
+    from .settings import base_config, own_base
 
     plugins = tuple(content["plugins"])
-    config = base_config(plugins)
+    config = own_base(base_config(plugins), content["config"]["TRAINER"]["NAME"])
     merge_tree(config, content["config"], path)
     config.freeze()
     source = _spec(content["source"], path, reads_of) if content["source"] else None

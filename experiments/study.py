@@ -18,11 +18,12 @@ from .driver import finish
 from .launch import Launch, finished, problems
 from .reads import Reads
 from .settings import CONFIGS, Request, base_config, every_method, paths, words
+from .slurm import FLAGS, Slurm
 from .workers import Pool, kind, measured
 
 LISTS = ("methods", "datasets", "protocols", "shots", "seeds", "backbones", "llms", "targets")
 VARIABLES = ("DATA", "WEIGHTS", "EPOCHS", "CFG", "HPARAMS", "THREADS", "PLUGIN", "OPTS", "FORCE")
-KEYS = (*LISTS, "set", "select", "workers", *(v.lower() for v in VARIABLES))
+KEYS = (*LISTS, "set", "select", "workers", "launcher", "slurm", *(v.lower() for v in VARIABLES))
 WARNING = ("Settings are compared on the test part: good for exploring; choose on other images (--select val) before "
            "reporting a number.")  # fmt: skip
 
@@ -51,12 +52,16 @@ class Study:
     grid: dict = field(default_factory=dict)
     select: str = "test"
     workers: int = 1
+    launcher: str = "local"  # or slurm
+    slurm: dict = field(default_factory=dict)  # {flag of slurm.FLAGS: text}
     variables: dict = field(default_factory=dict)
     labelled: bool = False  # rows are called by the settings that vary
 
     def requests(self):
         """[Request], one for each protocol, data set, backbone, LLM and combination of the grid that some of the
         methods have."""
+        if self.launcher not in ("local", "slurm"):
+            raise ConfigError(f"--launcher {self.launcher}: choose local or slurm")
         if self.select not in ("test", "val"):
             raise ConfigError(f"--select {self.select}: choose val or test")
         methods, found = self._methods(), {}
@@ -111,7 +116,9 @@ def study_of(tree, source, name="study"):
     if "seeds" in lists:
         lists["seeds"] = _numbers(lists["seeds"])
     variables = {v: str(tree[v.lower()]) for v in VARIABLES if tree.get(v.lower()) not in (None, "")}
-    rest = {key: tree[key] for key in ("select", "workers") if key in tree}
+    rest = {key: tree[key] for key in ("select", "workers", "launcher", "slurm") if key in tree}
+    if unknown := [k for k in rest.get("slurm", {}) if k not in FLAGS]:
+        raise unknown_name(f"key of slurm ({source})", unknown[0], FLAGS)
     return Study(name, grid={k: list(map(str, v)) for k, v in grid.items()}, variables=variables, **lists, **rest)
 
 
@@ -221,10 +228,18 @@ def estimate(specs, known, workers=1):
     return f"{datetime.timedelta(seconds=seconds)}{' + ?' if None in each else ''}"
 
 
-def run_study(study, output, dry=False):
+def run_study(study, output, dry=False, script_only=False):
     """Show the plan, run what is missing, write the tables; returns the exit code: 1 where a run failed or could not
-    be planned."""
+    be planned.
+
+    Args:
+        dry: the plan alone. script_only: print the script of a cluster's job, which is written, and submit nothing.
+    """
     plan = Plan(study, output, make=not dry)
+    if script_only:
+        launch = launch_of(plan.specs, output, study)
+        print(launch.written(launch.unfinished()).read_text(encoding="utf-8"), end="")
+        return 0
     plan.show()
     if dry:
         return 1 if plan.cannot else 0
@@ -240,6 +255,8 @@ def run_study(study, output, dry=False):
 
 def launch_of(specs, output, study):
     force = study.variables.get("FORCE", "") not in ("", "0")
+    if study.launcher == "slurm":
+        return Slurm(specs, output, force, study.name, study.slurm)
     return Pool(specs, output, force, study.workers) if study.workers > 1 else Launch(specs, output, force)
 
 
@@ -309,5 +326,7 @@ def save(study, output):
     """Keep what was asked for beside the results: OUTPUT/studies/<name>.yaml, which `cilmp study FILE` takes."""
     tree = {key: getattr(study, key) for key in LISTS if getattr(study, key)}
     tree |= {"set": study.grid} if study.grid else {}
-    tree |= {"select": study.select, "workers": study.workers, **{k.lower(): v for k, v in study.variables.items()}}
+    tree |= {"slurm": study.slurm} if study.slurm else {}
+    tree |= {key: getattr(study, key) for key in ("select", "workers", "launcher")}
+    tree |= {variable.lower(): text for variable, text in study.variables.items()}
     write_text(yaml.safe_dump(tree, sort_keys=False), Path(output) / "studies" / f"{slug(study.name)}.yaml")

@@ -74,7 +74,8 @@ def rows_of(records, metrics):
             "configuration": f"{spec['file']}-{r['group'][:8]}", "settings": spec["settings"], "parts": {},
             "group": r["group"],
             "trainable_parameters": r["cost"]["trainable_parameters"], "hparams": spec["hparams"],
-            "tuned": r.get("tuned", False), "precision": r.get("precision"), "dropout_mode": r.get("dropout_mode"),
+            "tuned": r.get("tuned", False), "transductive": r.get("transductive", False),
+            "precision": r.get("precision"), "dropout_mode": r.get("dropout_mode"),
             "steps": [], "seconds_per_step": [], "peak_memory_mib": [],
         })  # fmt: skip
         if not spec["source"]:
@@ -137,12 +138,17 @@ def build(protocol, records, title, missing=(), not_run=(), targets=(), notes=()
 
 
 def _cells(row, columns, shots):
-    first = [row["label"] + ("*" if row["tuned"] else ""), *([_shots(row["shots"])] if shots else [])]
+    first = [row["label"] + marks_of(row), *([_shots(row["shots"])] if shots else [])]
     cells = []
     for metric, c in columns:
         figures = row["figures"].get(metric, {})
         cells.append(with_deviation(*figures[c], figures["seeds"]) if c in figures else "-")
     return first + cells + [cost(row) for cost in COSTS.values()]
+
+
+def marks_of(row):
+    """What is put behind a row's label; the notes say what it means."""
+    return "*" * row["tuned"] + "†" * row["transductive"]
 
 
 def _shots(number):
@@ -192,6 +198,8 @@ def _notes(protocol, records, rows, missing, not_run, targets):
     notes += _hyper_parameters(rows)
     if any(r.get("tuned") for r in records):
         notes.append("*: tuned by its authors for this very data set.")
+    if any(r.get("transductive") for r in records):
+        notes.append("†: sees all test images at once, without their labels; the other rows answer image by image.")
     notes += _left_out(records)
     fitted = " (fitted: no optimiser)" if any("fitted" in row["steps"] for row in rows) else ""
     notes.append(f"steps: of the optimiser{fitted}; learned: trained numbers; s/step and peak MiB (of the whole "
@@ -270,7 +278,8 @@ def latex(table):
 
 def tex(text):
     """Text with LaTeX's own characters escaped."""
-    special = {"\\": "\\textbackslash{}", "±": "$\\pm$", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    special = {"\\": "\\textbackslash{}", "±": "$\\pm$", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
+               "†": "$\\dagger$"}  # fmt: skip
     return "".join(special.get(c, f"\\{c}" if c in "_%&#${}" else c) for c in text)
 
 

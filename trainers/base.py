@@ -10,6 +10,7 @@ import time
 import torch
 
 from cilmp import backbones
+from dassl.data.data_manager import DatasetWrapper
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils.errors import ConfigError
@@ -30,6 +31,7 @@ class PromptTrainer(TrainerX):
         defaults: dict of its config node TRAINER.<NAME>.
         needs_llm: whether it reads what a language model says, as llm_form: "rows" (representations) or "sentences".
         trains: False for methods without training.
+        transductive: True for methods that see all test images at once (never their labels); tables mark them.
     """
 
     learner = None
@@ -37,6 +39,7 @@ class PromptTrainer(TrainerX):
     needs_llm = False
     llm_form = "rows"
     trains = True
+    transductive = False
     model_name = "prompt_learner"
     lr_per = "epoch"  # "step": a cosine over all steps, down to END_LR, after WARMUP_SHARE of them
 
@@ -126,6 +129,10 @@ class PromptTrainer(TrainerX):
         iterations = self.node.get("ITERATIONS_PER_SHOT", 0) * max(self.cfg.DATASET.NUM_SHOTS, 0)
         return math.ceil(iterations / len(self.train_loader_x)) or self.cfg.OPTIM.MAX_EPOCH
 
+    def trained_on(self, classes, dataset):
+        if classes is not None:
+            self.model.trained_on(classes, dataset in (None, self.cfg.DATASET.NAME))
+
     def _take_budget(self, budget):
         """Train the steps of (epochs, batch size); the last epoch of one's own batches is cut."""
         if len(budget) != 2 or not all(isinstance(n, int) and n > 0 for n in budget):
@@ -139,11 +146,19 @@ class PromptTrainer(TrainerX):
         """Epochs of this run in those of its own configuration: what is counted in epochs is multiplied by it."""
         return self.max_epoch / self.cfg.OPTIM.MAX_EPOCH if self.max_steps else 1.0
 
-    def features(self, loader, epoch=0):
-        """(N, d) float32 features, not normalised, of all images of a loader ("train_loader_x", "val_loader",
-        "test_loader") as an epoch shows them; for methods with a frozen image tower."""
+    def features(self, loader, epoch=0, transform=None):
+        """(N, d) float32 features, not normalised, of all images of a loader; for methods with a frozen image tower.
+
+        Args:
+            loader: train_loader_x, val_loader or test_loader.
+            epoch: whose random views they are.
+            transform: another one than the loader's, that draws nothing.
+        """
         items = getattr(self, loader).dataset
-        return (items if isinstance(items, FeatureItems) else FeatureItems(self, items)).of(epoch)
+        images = items.images if isinstance(items, FeatureItems) else items
+        if transform is not None:
+            return FeatureItems(self, DatasetWrapper(images.cfg, images.data_source, transform)).of()
+        return (items if items is not images else FeatureItems(self, images)).of(epoch)
 
     def before_epoch(self):
         start, items = time.time(), getattr(self.train_loader_x, "dataset", None)
@@ -170,5 +185,6 @@ class PromptTrainer(TrainerX):
             "weights": self.cfg.MODEL.BACKBONE.WEIGHTS or None,  # None: those the name stands for
             "llm": self.cfg.MODEL.LLM if self.needs_llm else None,
             "precision": self.precision,
+            "transductive": self.transductive,
             "trainable_parameters": sum(p.numel() for _, p in self.model.named_trainables()),
         }

@@ -39,11 +39,14 @@ class FitTrainer(PromptTrainer):
         """How many random views of each image the fit sees."""
         return 1
 
+    def train_features(self):
+        """(V, N, d) of the training images, not normalised: as many random views as the method asks for."""
+        views = 1 if deterministic(self.cfg) else self.views()
+        return torch.stack([self.features("train_loader_x", view) for view in range(views)])
+
     def run_epoch(self):
         start, dataset = time.time(), self.dm.dataset
-        views = 1 if deterministic(self.cfg) else self.views()
-        found = [self.features("train_loader_x", view) for view in range(views)]
-        train, val = (torch.stack(found), labels_of(dataset.train_x)), None
+        train, val = (self.train_features(), labels_of(dataset.train_x)), None
         if dataset.val:
             val = self.features("val_loader"), labels_of(dataset.val)
         self.model.fit(*(None if part is None else tuple(x.to(self.device) for x in part) for part in (train, val)))
@@ -52,4 +55,4 @@ class FitTrainer(PromptTrainer):
 
 def labels_of(items):
     """(N,) int64."""
-    return torch.tensor([item.label for item in items])
+    return torch.tensor([item.label for item in items], dtype=torch.int64)

@@ -72,6 +72,10 @@ class Learner(nn.Module):
         """{name of a learned tensor that serves no other classes (base-to-new, cross-dataset): why}."""
         return {}
 
+    def trained_on(self, classnames, same_set):
+        """Told, before learned tensors of another run are loaded, for which classes they were learned, and whether on
+        this data set; a method that treats classes it was not trained on in another way remembers it."""
+
     @property
     def method(self):
         """Its name, for messages."""

@@ -53,14 +53,23 @@ def filled(template, names):
 
 
 @torch.no_grad()
+def mean_features(clip, names, templates, unit_each=False):
+    """Text features (C, d), float32, as long as the text tower makes them: mean over templates of a class's features.
+
+    Args:
+        unit_each: normalise every template's feature before the mean.
+    """
+    total = 0
+    for template in templates:
+        features = clip.text.encode_strings(filled(template, names)).float()
+        total = total + (unit(features) if unit_each else features)
+    return total / len(templates)
+
+
 def ensemble_features(clip, names, templates, unit_each=True):
     """Unit text features (C, d), float32: mean over templates of a class's text features, normalised.
 
     Args:
         unit_each: normalise every template's feature before the mean (CLIP); PromptSRC does not.
     """
-    total = 0
-    for template in templates:
-        features = clip.text.encode_strings(filled(template, names)).float()
-        total = total + (unit(features) if unit_each else features)
-    return unit(total / len(templates))
+    return unit(mean_features(clip, names, templates, unit_each))

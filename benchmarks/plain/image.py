@@ -32,12 +32,29 @@ def plain_image(model, images, levels=(), replace="append"):
     return tower.leave(x[:, :S])
 
 
+def plain_image_late(model, images, levels, enters):
+    """(features (B, d), prompts as they end (B, n, d_v), under the norm that the head gives tokens).
+
+    Args:
+        levels: prompts (n, d_v), appended before block `enters` and written over before the next blocks.
+    """
+    tower = _Timm(model.visual) if hasattr(model.visual, "trunk") else _Clip(model.visual)
+    x = tower.before(tower.tokens(images))
+    S = x.shape[1]
+    for i, block in enumerate(tower.blocks):
+        if 0 <= i - enters < len(levels):
+            x = torch.cat([x[:, :S], levels[i - enters].expand(len(x), -1, -1)], dim=1)
+        x = block(x)
+    return tower.leave(x[:, :S]), tower.norm(x[:, S:])
+
+
 class _Clip:
     prefix = 1
 
     def __init__(self, visual):
         self.visual = visual
         self.blocks, self.before = visual.transformer.resblocks, visual.ln_pre
+        self.norm = visual.ln_post
 
     def tokens(self, images):
         x = self.visual.conv1(images).flatten(2).transpose(1, 2)
@@ -53,6 +70,7 @@ class _Timm:
     def __init__(self, visual):
         self.visual, self.trunk = visual, visual.trunk
         self.blocks, self.before = self.trunk.blocks, self.trunk.norm_pre
+        self.norm = self.trunk.norm
         self.prefix = self.trunk.num_prefix_tokens
 
     def tokens(self, images):

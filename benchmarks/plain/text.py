@@ -70,6 +70,28 @@ def plain_text(model, ids, slots=(), details=False):
     return (features, prompts) if details else features
 
 
+def plain_text_late(model, ids, levels, enters, at=1):
+    """Text features (C, d), not normalised, with late tokens: (P, d_t) put in before block `enters`, and written over
+    before the next blocks.
+
+    Args:
+        ids: (C, T) token ids, padded to the full context.
+        at: index in the ids before which they are put in.
+    """
+    tower = _Bert(model) if type(getattr(model, "text", model)).__name__ == "HFTextEncoder" else _Clip(model)
+    P = levels[0].shape[0]
+    real = torch.ones_like(ids, dtype=torch.bool) if tower.pad_id is None else ids != tower.pad_id
+    x, moved = tower.enter(tower.embed(ids)), 0
+    for i, block in enumerate(tower.blocks):
+        if 0 <= i - enters < len(levels):
+            tokens = levels[i - enters].expand(len(ids), -1, -1)
+            x = torch.cat([x[:, :at], tokens, x[:, at + moved :]], dim=1)
+            if not moved:
+                real, moved = torch.cat([real[:, :at], real.new_ones(len(ids), P), real[:, at:]], dim=1), P
+        x = block(x, real)
+    return tower.leave(x[None], ids, torch.tensor(moved))[0]
+
+
 def _assemble(ids, slots, tower):
     """Index (C, T) into [words, slot 1, slot 2, ...]; which positions are real (C, T); shift of the end token (C,)."""
     C, T = ids.shape
@@ -97,8 +119,12 @@ class _Clip:
     def __init__(self, model):
         self.text = getattr(model, "text", model)
         self.pad_id = None  # padding is never masked in these towers
-        mask = getattr(self.text, "attn_mask", None)
-        self.blocks = [lambda x, real, b=b: b(x, attn_mask=mask) for b in self.text.transformer.resblocks]
+        self.causal = getattr(self.text, "attn_mask", None) is not None
+        self.blocks = [lambda x, real, b=b: b(x, attn_mask=self._mask(x)) for b in self.text.transformer.resblocks]
+
+    def _mask(self, x):
+        length = x.shape[1]
+        return torch.full((length, length), float("-inf")).triu(1) if self.causal else None
 
     def embed(self, ids):
         return self.text.token_embedding(ids)

@@ -83,6 +83,7 @@ class TrainerBase:
             "rolling": self._rolling,
             "method": type(self).__name__,
             "classes": self._classes(),
+            "dataset": self._dataset(),
             "best_result": getattr(self, "best_result", None),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "extra": self.extra_state(),
@@ -104,6 +105,14 @@ class TrainerBase:
     def _classes(self):
         names = getattr(self, "lab2cname", None) or {}
         return [names[label] for label in sorted(names)]
+
+    def _dataset(self):
+        cfg = getattr(self, "cfg", None)
+        return cfg.DATASET.NAME if cfg is not None else None
+
+    def trained_on(self, classes, dataset):
+        """Told by load_model(), before it loads tensors, what they were trained on: class names in label order, and
+        the data set; None where a checkpoint does not say."""
 
     def _check_origin(self, checkpoint, path, same_classes):
         """Refuse a checkpoint of another method, or (if same_classes) of other classes; unmarked ones pass."""
@@ -164,6 +173,7 @@ class TrainerBase:
             self._check_origin(checkpoint, path, same_classes=bool(self.bound_to_classes(self.cfg)))
             value = checkpoint.get("val_result")
             note = f", val {value:.1f}" if value is not None else ""
+            self.trained_on(checkpoint.get("classes"), checkpoint.get("dataset"))
             print(f"Loading {name} from {path} (epoch {checkpoint['epoch']}{note})")
             load_model_state(self._models[name], checkpoint["state_dict"], path)
 

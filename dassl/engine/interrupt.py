@@ -1,5 +1,5 @@
 """Ctrl-C and SIGTERM (a cluster's warning) in the middle of training: the step ends, a checkpoint is written, then it
-stops. A second signal stops at once."""
+stops. A second Ctrl-C stops at once; further SIGTERMs do not, as schedulers send several and have SIGKILL for that."""
 
 import signal
 import threading
@@ -8,7 +8,10 @@ from dassl.utils.errors import Terminated
 
 
 class StopAfterStep:
-    """Context: `asked` is the signal that came meanwhile, None if none did; outside the main thread none is seen."""
+    """Context: `asked` is the signal that came meanwhile, None if none did; outside the main thread none is seen.
+
+    After a SIGTERM it stays in force beyond its end, while a checkpoint is written, until `stop` or `release`.
+    """
 
     def __init__(self):
         self.asked, self._before = None, {}
@@ -20,14 +23,21 @@ class StopAfterStep:
         return self
 
     def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        if self.asked != signal.SIGTERM:
+            self.release()
+
+    def release(self):
+        """Give signals back to whom they went before."""
+        while self._before:
+            signal.signal(*self._before.popitem())
 
     def _ask(self, number, frame):
-        if self.asked is not None:
+        if self.asked is not None and number == signal.SIGINT:
+            self.asked = number
             self.stop()
-        self.asked = number
+        self.asked = self.asked or number
 
     def stop(self):
         """Raise what the signal would have raised."""
+        self.release()
         raise Terminated if self.asked == signal.SIGTERM else KeyboardInterrupt

@@ -14,14 +14,15 @@ NOT_THE_RUN = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "VERBOSE", "DATALOADER.NU
 
 
 def settings(cfg, leave_out=()):
-    """{dotted key: value} of what a run is: its own method's node, without paths."""
-    own = cfg.TRAINER.NAME.upper()
+    """{dotted key: value} of what a run is, without paths: of TRAINER its own method's node; all of them where the
+    method is of a checkout (RUN.CHECKOUT), whose trainers read each other's."""
+    own = None if "CHECKOUT" in cfg.RUN else cfg.TRAINER.NAME.upper()
     table = {}
     for key in keys_of(cfg):
         parts = key.split(".")
         if key in NOT_THE_RUN or key in leave_out:
             continue
-        if parts[0] == "TRAINER" and len(parts) > 2 and parts[1] != own:
+        if parts[0] == "TRAINER" and len(parts) > 2 and own and parts[1] != own:
             continue
         node = cfg
         for part in parts:

@@ -166,8 +166,10 @@ class SimpleTrainer(TrainerBase):
             self._save_and_drop(None)
         elif time.time() - self._saved_at > ROLLING_SECONDS or self._stopped():
             self._save_and_drop(self.epoch + 1)
-        if self._stopped() and self.epoch + 1 < self.max_epoch:
-            self._stop.stop()
+        if self._stopped():
+            if self.epoch + 1 < self.max_epoch:
+                self._stop.stop()
+            self._stop.release()
 
     def _stopped(self):
         """Whether a signal came during the epoch's last step."""
@@ -234,9 +236,8 @@ class SimpleTrainer(TrainerBase):
         self.evaluator.reset()
         print(f"Evaluate on the *{split}* set")
         tested, paths, start = 0, [], time.time()
-        for batch in loader:
-            images, labels = self.parse_batch_test(batch)
-            self.evaluator.process(self.model_inference(images), labels)
+        for outputs, labels, batch in self.test_outputs(loader):
+            self.evaluator.process(outputs, labels)
             tested += len(labels)
             paths += batch.get("impath", ()) if isinstance(batch, dict) else ()  # a plugin's batch may be a tuple
         seconds = time.time() - start
@@ -268,6 +269,12 @@ class SimpleTrainer(TrainerBase):
         """{part: files} that could not be read and were skipped (DATASET.ON_BAD_IMAGE)."""
         loaders = {"train": self.train_loader_x, split: self.val_loader if split == "val" else self.test_loader}
         return {part: sorted(getattr(loader, "skipped", ())) for part, loader in loaders.items()}
+
+    def test_outputs(self, loader):
+        """(outputs, labels, batch) of each batch; a method that answers for all images at once overrides this."""
+        for batch in loader:
+            images, labels = self.parse_batch_test(batch)
+            yield self.model_inference(images), labels, batch
 
     def model_inference(self, input):
         return self.model(input)

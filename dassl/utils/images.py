@@ -42,7 +42,8 @@ def read_image(path):
     """An 8-bit RGB PIL image of a file, or of an image inside an array (`<file>.npz::<part>/<index>`).
 
     Grey levels beyond 8 bits are mapped linearly from their 0.5th..99.5th percentile, never clipped to 255; colours
-    beyond 8 bits by the depth they fill. DICOM files, whatever their name, are shown as their header says.
+    beyond 8 bits by the depth they fill. DICOM files, whatever their name, are shown as their header says. An EXIF turn
+    is carried out and transparency laid on black. Upstream's read_image is PIL's convert("RGB"), without any of these.
 
     Raises:
         MissingFile: no such file. UserError: not readable as an image; both name the path.

@@ -17,7 +17,7 @@ DEMO = REPO / "backbones" / "demo" / "model.safetensors"
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(hub, "_probe", lambda *_: pytest.fail("asked the network"))
+    monkeypatch.setattr("dassl.utils.hub._ask", lambda *_: pytest.fail("asked the network"))
     monkeypatch.setattr(hub, "_cached", lambda repository, kind, filenames, one: [])
 
 

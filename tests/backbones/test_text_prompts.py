@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from cilmp.backbones import layer_pass
 from cilmp.backbones.rank import Basis, LowRank, RankMap
-from cilmp.benchmarks.plain.text import Slot, plain_text
+from cilmp.benchmarks.plain.text import Slot, plain_text, plain_text_late
 from cilmp.tests.backbones.small_models import original, small, tokenizer
 from dassl.utils.errors import UserError
 
@@ -250,6 +250,29 @@ def test_a_text_as_long_as_the_tokenizer_s_table_is_not_cut():
     text.context_length = 512
     with pytest.raises(UserError, match="the text tower takes 512"):
         text.frame([" ".join(["lung"] * 600)])
+
+
+@pytest.mark.parametrize("enters, depth", [(0, 1), (0, LAYERS), (1, 2), (2, 2), (LAYERS - 1, 1)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_late_tokens(family, enters, depth):
+    """Tokens that enter before a later block: behind the start token, without a position, in nobody's way."""
+    model, ids, text = sentences(family)
+    levels = [t[0, 0] for t in tokens("shared", depth)]
+    fast = text.encode(text.frame(NAMES, late=M).fill(late=[t[None, None] for t in levels], enters=enters))
+    check(fast, plain_text_late(model, ids, levels, enters, int(text.starts))[None], levels)
+    bare = text.encode(text.frame(NAMES).fill())
+    assert (unit(fast) - unit(bare)).abs().max() > 1e-3, "the tokens must matter"
+
+
+def test_late_tokens_take_no_room():
+    """A name that fills the context leaves room for them, and they come no later than the last block."""
+    text = small("openai").text
+    name = "cat " * 74 + "."  # with start and end 77 tokens
+    frame = text.frame([name], late=M)
+    late = tokens("shared", 1)
+    assert text.encode(frame.fill(late=late, enters=LAYERS - 1)).shape == (1, 24)
+    with pytest.raises(UserError, match="prompts for 5 layers, the text tower has 4"):
+        text.encode(frame.fill(late=late, enters=LAYERS))
 
 
 def test_dropout_acts_where_bert_trains_with_it(monkeypatch):

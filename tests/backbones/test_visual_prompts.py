@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cilmp.benchmarks.plain.image import plain_image
+from cilmp.benchmarks.plain.image import plain_image, plain_image_late
 from cilmp.tests.backbones.small_models import images, original, small
 from dassl.utils.errors import UserError
 
@@ -139,3 +139,24 @@ def test_mlp_in_pieces_equals_the_whole(monkeypatch):
         monkeypatch.setattr(blocks, "MLP_AT_ONCE", (numbers, numbers))
         with torch.no_grad():
             assert (clip.image.encode(x) - whole).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("enters, depth", [(0, 1), (0, LAYERS), (1, 2), (2, 1)])
+@pytest.mark.parametrize("family", VITS)
+def test_late_prompts_and_what_they_end_as(family, enters, depth):
+    levels, pictures = prompts(depth), images(family)
+    fast = small(family).image.encode_late(pictures, levels, enters)
+    plain = plain_image_late(original(family), pictures, levels, enters)
+    for ours, wanted in zip(fast, plain):
+        torch.testing.assert_close(ours, wanted, atol=3e-5, rtol=1e-4)
+    both = [torch.cat([features.flatten(), ends.flatten()]) for features, ends in (fast, plain)]
+    for a, b in zip(*(gradients(x, levels) for x in both)):
+        assert b.norm() > 1e-3, "a prompt without influence proves nothing"
+        assert (a - b).norm() / b.norm() < 1e-4
+
+
+def test_late_prompts_need_blocks_to_enter():
+    with pytest.raises(UserError, match="prompts for 4 layers, the image tower has 3"):
+        small("openai").image.encode_late(images("openai"), prompts(2), 2)
+    with pytest.raises(UserError, match="type ResNet"):
+        small("resnet").image.encode_late(images("resnet"), prompts(1), 0)

@@ -4,12 +4,13 @@ import os
 import signal
 
 import torch
-from pytest import approx, mark, raises
+from pytest import approx, fixture, mark, raises
 from safetensors.torch import load_file
 from torch import nn
 
 from cilmp.tests.dassl.upstream_plugin import PluginCoOp
 from dassl.engine import TrainerX
+from dassl.engine.interrupt import StopAfterStep
 from dassl.utils import UserError, load_checkpoint, set_random_seed, torchtools
 from dassl.utils.errors import Terminated
 from dassl.utils.torchtools import save_checkpoint
@@ -92,6 +93,47 @@ def test_a_signal_saves_within_the_step(make_cfg, tmp_path, workers, batch, kept
     assert len(rest) == 9 - len(steps)
     same_end(whole, again)
     assert not (tmp_path / "stopped" / "prompt_learner" / "interrupted.pth.tar").exists()
+
+
+@fixture
+def handlers():
+    """Signals go, after the test, where they went before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@mark.parametrize("batch", [0, 2])  # within an epoch, and at its end
+def test_schedulers_send_sigterm_more_than_once(make_cfg, tmp_path, monkeypatch, handlers, batch):
+    """SLURM's requeue reaches the script and the process: before, the second one stopped it without a checkpoint."""
+    first = start(make_cfg("stopped", OPTIM__MAX_EPOCH=3))
+    plain, real = first.forward_backward, torchtools.torch.save
+
+    def signalled(images):
+        if (first.epoch, first.batch_idx) == (1, batch):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(images)
+
+    def again(state, path):
+        os.kill(os.getpid(), signal.SIGTERM)
+        real(state, path)
+
+    first.forward_backward = signalled
+    monkeypatch.setattr(torchtools.torch, "save", again)
+    with raises(Terminated):
+        first.train()
+    kept = "interrupted.pth.tar" if batch == 0 else "model.pth.tar-2"
+    assert (tmp_path / "stopped" / "prompt_learner" / kept).is_file()
+
+
+def test_a_second_ctrl_c_stops_at_once(handlers):
+    with raises(KeyboardInterrupt), StopAfterStep() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("it went on")
 
 
 def test_killed_while_writing_a_checkpoint(make_cfg, monkeypatch, tmp_path):

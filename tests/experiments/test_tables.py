@@ -157,6 +157,17 @@ def test_values_tuned_for_the_very_data_set_are_marked():
     assert "*:" not in " ".join(build(found[:-2])["notes"])
 
 
+def test_methods_that_see_all_test_images_at_once_are_marked(tmp_path):
+    found = [*base2new(), *(record("C", 1, part, 50, transductive=True) for part in ("train_base", "test_new"))]
+    table = build(found)
+    assert [row[0] for row in table["rows"]] == ["A", "B", "C†"]
+    assert "†: sees all test images at once" in " ".join(table["notes"])
+    assert "†" not in str(build(found[:-2])["notes"])
+    tables.save(table, tmp_path)
+    assert all("sees all test images at once" in p.read_text() for p in tmp_path.iterdir())
+    assert "C$\\dagger$ &" in (tmp_path / "table.tex").read_text()
+
+
 def test_unfinished_and_undefined_runs_are_named():
     probe = SimpleNamespace(method="Probe", why_not="its weights belong to its classes")
     notes = " ".join(build(base2new(), missing=["C, 16 shots, seed 1, train_base"], not_run=[probe])["notes"])

@@ -309,7 +309,7 @@ def test_a_hub_that_does_not_answer_is_said_at_once(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", "/nowhere")
-    with pytest.raises(UserError, match=r"can't be had here \(ConnectionError: no route\); set LLM=smollm2-135m") as e:
+    with pytest.raises(UserError, match=r"had here \(https\S+ cannot be reached\); set LLM=smollm2-135m") as e:
         ask("meta-llama/Meta-Llama-3-8B")
     assert calls == ["meta-llama/Meta-Llama-3-8B"] and "\n" not in str(e.value)
 

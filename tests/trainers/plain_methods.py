@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 from cilmp.benchmarks.plain.image import plain_image
 from cilmp.benchmarks.plain.text import Slot, plain_text
 from cilmp.tests.backbones.small_models import images, original, small, tokenizer
+from dassl.config import get_cfg_default
 
 NAMES = ["melanoma", "basal cell carcinoma", "nevus", "a very long and ragged class name"]
 LABELS = torch.tensor([0, 2, 3])
@@ -17,7 +18,11 @@ LABELS = torch.tensor([0, 2, 3])
 def learner(trainer, family="openai", names=NAMES, context=None, half=False, **options):
     """A method's learner on a small model, weights as initialised. half: a backbone in float16."""
     torch.manual_seed(0)
-    clip = small(family).half() if half else small(family)
+    return on(small(family).half() if half else small(family), trainer, names, context, **options)
+
+
+def on(clip, trainer, names, context=None, **options):
+    """A method's learner on this model."""
     return trainer.learner(CfgNode({**trainer.defaults, **options}), clip, names, context)
 
 
@@ -75,7 +80,10 @@ def count(model):
     return sum(p.numel() for _, p in model.named_trainables())
 
 
-def context(dataset="phantom", llm="", **more):
+def context(dataset="phantom", llm="", epochs=10, train_x=(), val=(), **more):
     """Stands for trainers.Context."""
-    cfg = SimpleNamespace(DATASET=SimpleNamespace(NAME=dataset), MODEL=SimpleNamespace(LLM=llm))
-    return SimpleNamespace(cfg=cfg, dataset=SimpleNamespace(**more), device=torch.device("cpu"))
+    cfg = get_cfg_default()
+    cfg.merge_from_list(["DATASET.NAME", dataset, "OPTIM.NAME", "sgd", "OPTIM.LR", 0.1, "OPTIM.MAX_EPOCH", epochs])
+    cfg.MODEL.LLM = llm
+    data = SimpleNamespace(train_x=list(train_x), val=list(val), **more)
+    return SimpleNamespace(cfg=cfg, dataset=data, device=torch.device("cpu"))

@@ -20,13 +20,15 @@ from dassl.utils.errors import ConfigError
 from dassl.utils.paths import REPO
 
 METHODS = sorted(trainers.methods())
-TOWERS = {"VPT", "IVLP", "MaPLe", "PromptSRC", "CILMP", "BiomedDPT", "CLIPLoRA", "CLIPSVD"}  # need a ViT as configured
+TOWERS = {"VPT", "IVLP", "MaPLe", "PromptSRC", "CILMP", "BiomedDPT", "CLIPLoRA", "CLIPSVD", "MMRL",
+          "TwoSFS"}  # need a ViT as configured
 
 
 def test_all_that_the_readme_names_are_there():
     named = {"ZeroshotCLIP", "ZeroshotCLIP2", "CoOp", "CoCoOp", "KgCoOp", "ProGrad", "VPT", "IVLP", "MaPLe",
              "PromptSRC", "BiomedCoOp", "CLIPAdapter", "TipAdapter", "TipAdapterF", "LinearProbe", "LP2", "CLIPSVD",
-             "CLIPLoRA", "SSText", "BiomedDPT", "FineTune", "CILMP"}  # fmt: skip
+             "CLIPLoRA", "SSText", "BiomedDPT", "FineTune", "CILMP", "MMRL", "TwoSFS", "TaskRes", "CLAP", "CrossModal",
+             "TransCLIP", "TransCLIPFS"}  # fmt: skip
     assert named == set(METHODS)
 
 
@@ -72,6 +74,7 @@ def results(tmp_path_factory):
         state["early"] = []
         options = {"DATASET.NUM_SHOTS": 2, "OPTIM.MAX_EPOCH": 1, "TEST.NO_TEST": False, "RUN.PROTOCOL": "few_shot",
                    "INPUT.TRANSFORMS": ["random_flip", "normalize"]}  # fmt: skip
+        options |= {f"TRAINER.{method.upper()}.{k}": v for k, v in short(method).items()}
         cfg = config(folder / method, method, **options)
         spec = RunSpec(cfg, "few_shot", "train_all", "demo").resolved(Reads())
         run_spec(spec, folder / method, quiet=True)
@@ -97,7 +100,8 @@ def test_nobody_looks_at_test_before_the_end(results):
 
 def test_what_is_learned_is_counted(results):
     counts = {method: content["cost"]["trainable_parameters"] for method, (content, _, _) in results.items()}
-    assert {m for m, n in counts.items() if n == 0} == {"ZeroshotCLIP", "ZeroshotCLIP2", "TipAdapter"}
+    assert {m for m, n in counts.items() if n == 0} == {"ZeroshotCLIP", "ZeroshotCLIP2", "TipAdapter", "TransCLIP",
+                                                   "TransCLIPFS"}  # fmt: skip
 
 
 def learner(method, family, folder, half=False, **more):
@@ -108,10 +112,14 @@ def learner(method, family, folder, half=False, **more):
     sentences = folder / "sentences.json"
     sentences.write_text(json.dumps({n: [f"{n} is seen", f"a pale {n}", f"{n} with a dark rim"] for n in plain.NAMES}))
     items = [Datum("x.png", c, 0, n) for c, n in enumerate(more.get("names", plain.NAMES))]
-    context = plain.context(llm=str(rows), classnames=plain.NAMES, train_x=items)
-    context.cfg.OPTIM = type("Optim", (), {"MAX_EPOCH": 10})
+    context = plain.context(llm=str(rows), classnames=plain.NAMES, train_x=items, val=items)
     options = {"SENTENCES": str(sentences), "N_PROMPTS": 3} if "SENTENCES" in trainer.defaults else {}
-    return plain.learner(trainer, family, context=context, half=half, **options, **more)
+    return plain.learner(trainer, family, context=context, half=half, **options, **short(method), **more)
+
+
+def short(method):
+    """Options that end a method's long search soon."""
+    return {"ITERATIONS": 20} if "ITERATIONS" in TRAINER_REGISTRY.get(method).defaults else {}
 
 
 @pytest.mark.parametrize("family", ["openai", "bert", "siglip", "resnet"])
@@ -198,7 +206,7 @@ def test_half_precision_backbone(method, tmp_path):
         assert all(torch.isfinite(g).all() for g in gradients if g is not None)
 
 
-@pytest.mark.parametrize("method", ["ProGrad", "PromptSRC", "TipAdapterF", "CLIPLoRA", "FineTune"])
+@pytest.mark.parametrize("method", ["ProGrad", "PromptSRC", "TipAdapterF", "CLIPLoRA", "FineTune", "MMRL", "TwoSFS"])
 def test_a_broken_run_resumes_to_the_same_bits(method, tmp_path):
     """Stopped after two of four epochs: per-step schedules, averages, dropout and caches go on where they were."""
     options = {"OPTIM.MAX_EPOCH": 4, "TRAIN.CHECKPOINT_FREQ": 1, "INPUT.TRANSFORMS": ["random_flip", "normalize"],

@@ -1,5 +1,6 @@
 """Adapters, probes, caches and prototypes on frozen features: plain forms, hand-worked values, promises."""
 
+import json
 import math
 
 import numpy as np
@@ -8,18 +9,26 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
+from cilmp.tests.backbones.small_models import small, tokenizer
 from cilmp.tests.trainers import plain_methods as plain
 from cilmp.tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
+from cilmp.trainers.clap import CLAP
 from cilmp.trainers.clip_adapter import CLIPAdapter
+from cilmp.trainers.cross_modal import CrossModal, Mirrored, draws
 from cilmp.trainers.linear_probe import LinearProbe, search
 from cilmp.trainers.lp2 import LP2
 from cilmp.trainers.ss_text import SSText
+from cilmp.trainers.task_res import TaskRes
 from cilmp.trainers.templates import IMAGENET, MEDICAL, SELECTED
 from cilmp.trainers.tip_adapter import TipAdapter, TipAdapterF, grid
+from cilmp.trainers.transclip import TransCLIP, TransCLIPFS
 from cilmp.trainers.zsclip import ZeroshotCLIP
 from cilmp.trainers.zsclip2 import ZeroshotCLIP2
 from dassl.data.datasets import Datum
+from dassl.data.transforms import build_transform
+from dassl.engine import build_trainer
 from dassl.utils.errors import ConfigError, UserError
+from dassl.utils.images import read_image
 
 FAMILIES = ["openai", "bert", "siglip", "resnet"]
 COUNTS = (3, 1, 2, 2)  # training images of plain.NAMES
@@ -34,15 +43,18 @@ def features(n, d, seed=0):
     return F.normalize(torch.randn(n, d, generator=g), dim=-1)
 
 
-def make(method, family="openai", counts=COUNTS, epochs=20, **options):
-    items = [Datum("x.png", int(y), 0, plain.NAMES[y]) for y in labels(counts)]
-    context = plain.context(train_x=items)
-    context.cfg.OPTIM = type("Optim", (), {"MAX_EPOCH": epochs})
+def items_of(y):
+    return [Datum("x.png", int(c), 0, plain.NAMES[c]) for c in y]
+
+
+def make(method, family="openai", counts=COUNTS, epochs=20, val=False, **options):
+    held = items_of(torch.arange(9) % 4) if val else []
+    context = plain.context(train_x=items_of(labels(counts)), val=held, epochs=epochs)
     return plain.learner(method, family, context=context, **options)
 
 
 def fitted(method, val=False, counts=COUNTS, **options):
-    ours = make(method, counts=counts, **options)
+    ours = make(method, counts=counts, val=val, **options)
     y = labels(counts)
     x = features(len(y), ours.clip.embed_dim)
     held = (features(9, ours.clip.embed_dim, seed=5), torch.arange(9) % 4) if val else None
@@ -213,7 +225,7 @@ def test_keys_are_the_normalised_mean_of_the_views_features(method, tmp_path):
     assert (state["keys"] - F.normalize(F.normalize(views, dim=-1).mean(0), dim=-1)).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("method", [LinearProbe, LP2, SSText])
+@pytest.mark.parametrize("method", [LinearProbe, LP2, SSText, CLAP])
 def test_fits_to_unit_features_whatever_the_length(method):
     ours, x, y, _ = fitted(method)
     long, *_ = (make(method),)
@@ -237,9 +249,136 @@ def test_prototypes_by_hand():
     assert plain.count(plus) == 4 * plus.clip.embed_dim
 
 
+# ---- TaskRes, CLAP, cross-modal linear probe
+
+def raw_text(family="openai", sentence="a photo of a {}."):
+    """(C, d), as long as the tower makes it."""
+    ids = tokenizer(family)([sentence.format(n) for n in plain.NAMES], small(family).context_length)
+    with torch.no_grad():
+        return plain.original(family).encode_text(ids)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_task_res_equals_the_plain_form(family):
+    ours, (x, y) = plain.learner(TaskRes, family, ALPHA=0.3), plain.batch(family)
+    with torch.no_grad():
+        ours.residual.normal_()
+    residual = plain.leaf(ours.residual)
+    logits = plain.logits(family, plain.image(family, x), raw_text(family) + 0.3 * residual)
+    plain.check_gradients(ours.loss(x, y)[0], [ours.residual], F.cross_entropy(logits, y), [residual])
+    assert plain.count(ours) == 4 * ours.clip.embed_dim
+
+
+@pytest.mark.parametrize("method", [TaskRes, CLAP, CrossModal])
+def test_what_starts_at_the_text_starts_as_zero_shot(method):
+    x, _ = plain.batch("openai")
+    ours = make(method)
+    assert (ours(x) - plain.learner(ZeroshotCLIP)(x)).abs().max() < 1e-4
+
+
+def test_clap_holds_a_class_as_zero_shot_is_sure_of_its_images():
+    ours = make(CLAP, counts=(3, 0, 2, 3))
+    y = labels((3, 0, 2, 3))
+    x = 5 * features(len(y), ours.clip.embed_dim)
+    p = (ours.clip.scale() * F.normalize(x, dim=-1) @ F.normalize(raw_text(), dim=-1).T).softmax(-1)
+    wanted = [p[y == c, c].mean() if (y == c).any() else torch.tensor(1.0) for c in range(4)]
+    assert (ours.multipliers(x, y) - torch.stack(wanted)).abs().max() < 1e-5
+    with torch.no_grad():
+        ours.prototypes += 1
+    d = ours.clip.embed_dim
+    assert ours.penalty(torch.tensor([1.0, 2.0, 3.0, 4.0])).item() == pytest.approx(2.5 * d, rel=1e-4)
+    with pytest.raises(ConfigError, match="choose l2 or none"):
+        make(CLAP, CONSTRAINT="l1")
+
+
+def test_clap_sees_as_many_images_an_epoch_as_there_are(monkeypatch):
+    ours, seen = make(CLAP, epochs=3), []
+    ours.context.cfg.DATALOADER.TRAIN_X.BATCH_SIZE = 3
+    monkeypatch.setattr(ours, "logits", lambda x: seen.append(len(x)) or type(ours).logits(ours, x))
+    ours.fit((torch.stack([features(8, ours.clip.embed_dim, s) for s in range(4)]), labels()), None)
+    assert seen == [3, 3] * 3  # 8 images make two batches of 3, of 32 views
+
+
+def test_a_batch_is_half_texts_and_smaller_than_what_it_is_drawn_from():
+    ours = make(CrossModal, BATCH_SIZES=(4, 8, 32))
+    assert [s[2] for s in ours.settings(100, 12)][:2] == [(2, 2), (4, 4)]
+    assert {s[2] for s in make(CrossModal).settings(6, 3)} == {(4, 3)} and len(make(CrossModal).settings(6, 3)) == 6
+    seen = torch.cat([y for _, (_, y) in zip(range(3), draws(torch.zeros(7, 1), torch.arange(7), 2))])
+    assert len(set(seen.tolist())) == 6  # a pass, its rest left out
+
+
+def test_cross_modal_keeps_the_setting_that_is_best_on_val():
+    options = {"ITERATIONS": 40, "EVAL_EVERY": 10, "RATES": (1e-5, 0.1)}
+    ours, _, _, (x, y) = fitted(CrossModal, val=True, **options)
+    first, *_ = fitted(CrossModal, val=True, **options | {"RATES": (1e-5,)})
+    assert ours.accuracy(ours.weight, x, y) >= first.accuracy(first.weight, x, y)
+    assert (ours.weight - ours.zero_shot).norm() > 0
+    with pytest.raises(ConfigError, match="choose zeroshot or random"):
+        make(CrossModal, INIT="zero")
+    assert (make(CrossModal, INIT="random").weight - ours.zero_shot).abs().max() > 0.1
+
+
+def test_the_second_view_is_the_mirror_image(tmp_path):
+    trainer = build_trainer(config(tmp_path / "a", "CrossModal"))
+    plain_view, mirrored = trainer.train_features()
+    assert (plain_view - mirrored).abs().max() > 1e-3
+    transform = build_transform(trainer.cfg, is_train=False)
+    image = read_image(trainer.dm.dataset.train_x[0].impath)
+    assert torch.equal(Mirrored(transform)(image), transform(image.transpose(0)))  # 0: left and right
+    trainer = build_trainer(config(tmp_path / "b", "CrossModal", **{"DATASET.FLIP": False}))
+    assert len(trainer.train_features()) == 1  # where sides matter
+
+
+@pytest.mark.parametrize("method, options", [
+    (CrossModal, {"RATES": ()}), (CrossModal, {"BATCH_SIZES": (1, 8)}), (CrossModal, {"ITERATIONS": 0}),
+    (CLAP, {"VIEWS": 0}), (TransCLIPFS, {"GAMMAS": ()}),
+])  # fmt: skip
+def test_settings_that_leave_nothing_to_do_are_refused(method, options):
+    with pytest.raises(ConfigError, match=f"TRAINER.{method.node_name()}"):
+        make(method, **options)
+
+
+# ---- TransCLIP
+
+def test_transclip_answers_all_images_of_a_loader_together(tmp_path):
+    """In batches of any size, in the loader's order; another test set gives an image another answer."""
+    probabilities = {}
+    for size in (7, 500):
+        cfg = config(tmp_path / str(size), "TransCLIP", **{"DATALOADER.TEST.BATCH_SIZE": size, "TEST.NO_TEST": False})
+        trainer = build_trainer(cfg)
+        trainer.test()
+        labels_, _, probabilities[size] = trainer.evaluator.predictions()
+    assert np.abs(probabilities[7] - probabilities[500]).max() < 1e-4
+    assert labels_.tolist() == [item.label for item in trainer.dm.dataset.test]
+    content = json.loads((tmp_path / "7" / "results.json").read_text())
+    assert content["transductive"] is True and content["n"] == len(labels_)
+    half = trainer.features("test_loader")[: len(labels_) // 2]
+    alone = trainer.model(half).softmax(-1).numpy()
+    assert np.abs(alone - probabilities[500][: len(half)]).max() > 1e-3
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_transclip_of_few_images(count):
+    x = features(count, make(TransCLIP).clip.embed_dim)
+    for ours in (make(TransCLIP), fitted(TransCLIPFS, val=True)[0]):
+        found = ours(x)
+        assert found.shape == (count, 4) and torch.isfinite(found).all()
+        assert (found.exp().sum(-1) - 1).abs().max() < 1e-5
+
+
+def test_labelled_images_vote_for_their_neighbours():
+    """Rows of w and z belong to the same images: an image next to labelled ones of a class gets their votes."""
+    ours, x, y, _ = fitted(TransCLIPFS, val=True)
+    test = x + 0.01 * features(len(y), x.shape[1], 8)
+    w, index = ours.neighbours(F.normalize(test, dim=-1))
+    assert (index[: len(y), 0] == torch.arange(len(y))).all()
+    votes = ours.votes(torch.zeros(len(y), 4), w, index)
+    assert (votes[torch.arange(len(y)), y] > 0.9).all()
+
+
 # ---- all of them
 
-@pytest.mark.parametrize("method", [LinearProbe, LP2, TipAdapter, TipAdapterF, SSText])
+@pytest.mark.parametrize("method", [LinearProbe, LP2, TipAdapter, TipAdapterF, SSText, CLAP, TransCLIPFS])
 def test_what_belongs_to_classes_says_so(method):
     ours, *_ = fitted(method)
     bound = method.learner.bound_to_classes(ours.node)
@@ -248,15 +387,17 @@ def test_what_belongs_to_classes_says_so(method):
         make(method).load_checkpoint_state(state)
 
 
-@pytest.mark.parametrize("method", [LinearProbe, LP2, TipAdapter, SSText])
+@pytest.mark.parametrize("method", [LinearProbe, LP2, TipAdapter, SSText, CLAP, TransCLIPFS])
 def test_a_class_without_images_is_no_crash(method):
     ours, *_ = fitted(method, counts=(3, 0, 2, 3), val=True)
     assert torch.isfinite(ours(plain.batch("openai")[0])).all()
 
 
-@pytest.mark.parametrize("method", ["CLIPAdapter", "LinearProbe", "LP2", "TipAdapter", "SSText"])
+@pytest.mark.parametrize("method", ["CLIPAdapter", "LinearProbe", "LP2", "TipAdapter", "SSText", "TaskRes", "CLAP",
+                                    "CrossModal", "TransCLIPFS"])  # fmt: skip
 def test_demo_run_and_its_checkpoint(tmp_path, method):
-    trainer, state = run(config(tmp_path / "a", method))
+    options = {"TRAINER.CROSSMODAL.ITERATIONS": 20} if method == "CrossModal" else {}
+    trainer, state = run(config(tmp_path / "a", method, **options))
     x = torch.randn(2, 3, 64, 64)
     before = trainer.model_inference(x)
     with torch.no_grad():

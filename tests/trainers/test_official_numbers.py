@@ -7,7 +7,8 @@ import pytest
 from cilmp import trainers
 from cilmp.tests.official import hashed, parity
 
-ELSEWHERE = {"CILMP", "SSText"}  # test_cilmp.py; beside the repository only
+# test_cilmp.py; beside the repository only; test_mmrl.py and test_two_sfs.py; test_official_feature_peers.py
+ELSEWHERE = {"CILMP", "SSText", "MMRL", "TwoSFS", "TaskRes", "CLAP", "CrossModal", "TransCLIP", "TransCLIPFS"}
 HAVE_NONE = {"FineTune", "BiomedDPT"}  # nobody's recipe; an archive that cannot be read
 
 

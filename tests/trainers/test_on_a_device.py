@@ -142,6 +142,17 @@ def test_every_method_on_every_family(method, family, cuda, tmp_path):
     train_and_test(on_device(test_every_method.learner(method, family, tmp_path), "fp32"), family, cuda)
 
 
+def test_the_second_stage_of_2sfs(cuda, tmp_path):
+    """Its classifier begins, is trained and tested there."""
+    ours = test_every_method.learner("TwoSFS", "openai", tmp_path)
+    for word in ("fp32", "amp", "bf16"):
+        on_device(ours, word).start_second()
+        train_and_test(ours, "openai", cuda)
+    half = on_device(test_every_method.learner("TwoSFS", "openai", tmp_path, half=True), "fp16")
+    half.start_second()
+    train_and_test(half, "openai", cuda)
+
+
 @pytest.mark.parametrize("lengths", [(8, 8, 8, 8), (8, 11, 9, 14)], ids=["equal", "ragged"])
 @pytest.mark.parametrize("mode", ["hidden", "shared"])
 def test_cilmp_with_equal_and_ragged_rows(lengths, mode, cuda):
@@ -153,7 +164,7 @@ def test_cilmp_with_equal_and_ragged_rows(lengths, mode, cuda):
     train_and_test(on_device(half, "fp16"), "openai", cuda)
 
 
-@pytest.mark.parametrize("method", ["SSText", "TipAdapter"])
+@pytest.mark.parametrize("method", ["SSText", "TipAdapter", "TransCLIPFS"])
 def test_closed_forms_are_fitted_there(method, cuda, tmp_path):
     """The other fits read numbers by nature: scikit-learn, a search, a rate."""
     ours = on_device(test_every_method.learner(method, "openai", tmp_path), "fp32")

@@ -75,7 +75,9 @@ def fixed(clip, v, t, dtype=torch.float32):
         return torch.cat([table, more])[: prompts.classes].to(dtype)
 
     clip.text.encode = texts
+    ends = unit(IMAGES, clip.vision_width or 1, 98).bfloat16().half().float()[:, None]  # of late prompts
     clip.image.encode = lambda images, *a, **k: v[: len(images)].to(dtype)
+    clip.image.encode_late = lambda images, *a, **k: (v[: len(images)].to(dtype), ends[: len(images)].to(dtype).float())
     clip.logit_scale.data.fill_(SCALE).log_()
     return clip
 
@@ -133,6 +135,7 @@ class HalfOutsideTowers(TorchDispatchMode):
         self.found, self.inside, self.made = [], 0, 0
         for tower in (clip.text, clip.image):
             tower.encode = self._watched(tower.encode)
+        clip.image.encode_late = self._watched(clip.image.encode_late)
 
     def _watched(self, encode):
         def run_inside(*args, **kwargs):
