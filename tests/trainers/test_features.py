@@ -142,6 +142,7 @@ def test_left_and_right_stay_where_they_mean_something(small, tmp_path, monkeypa
     options = small | {"INPUT.TRANSFORMS": ["random_flip", "normalize"]}
     trainer = build_trainer(config(tmp_path / "a", "TipAdapter", **options))
     assert torch.equal(trainer.features("train_loader_x", 0), trainer.features("train_loader_x", 1))
+    assert len(build_trainer(config(tmp_path / "b", "CrossModal", **options)).train_features()) == 1  # no mirror images
 
 
 def test_without_augmentation_an_image_is_seen_once(small, tmp_path):
