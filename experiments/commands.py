@@ -180,7 +180,7 @@ def _study(args, studies):
         raise ConfigError(f"{args.file} and --preset {args.preset}: give one of the two")
     path = studies.preset_file(args.preset) if args.preset else args.file
     tree = yaml_tree(path) if path else {}
-    grid = {**(tree.get("set") or {}), **axes(args.set)}
+    grid = [{**some, **axes(args.set)} for some in studies.grids(tree.get("set"))] if args.set else tree.get("set")
     flags = {key: getattr(args, key) for key in (*studies.LISTS, "select", "workers", "launcher")}
     slurm = {**(tree.get("slurm") or {}), **{k: v for k in FLAGS if (v := getattr(args, k.replace("-", "_")))}}
     flags |= {"slurm": slurm} if slurm else {}

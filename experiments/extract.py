@@ -14,6 +14,7 @@ import argparse
 import re
 
 from cilmp import knowledge
+from cilmp.knowledge import controls
 from cilmp.knowledge.language_model import COMPUTE, DTYPES
 from dassl.utils.errors import UserError
 
@@ -31,6 +32,8 @@ def parser():
     p.add_argument("--wording", choices=["bare", "dataset"], default="dataset",
                    help="{class} is the bare class name (as in the paper), or the data set's clearer wording and "
                    "modality where it declares them (default)")
+    p.add_argument("--knowledge", choices=["real", *controls.CONTROLS_ASKED], default="real",
+                   help="ask as this kind of TRAINER.CILMP.KNOWLEDGE is asked")
     p.add_argument("--pool", choices=["layers", "tokens"], default="layers", help="a row a decoder layer, or a token")
     p.add_argument("--dtype", choices=list(DTYPES), default="fp32", help="of the stored rows")
     p.add_argument("--compute", choices=COMPUTE, default="auto", help="of the LLM; auto: fp32 on CPU, bf16 on GPU")
@@ -43,8 +46,8 @@ def parser():
     return p
 
 
-def classes_and_phrases(dataset, root="", classes="", wording="dataset", plugins=()):
-    """(class names, {class: what to call it in the question}) of a data set.
+def classes_and_info(dataset, root="", classes="", plugins=()):
+    """(class names, DatasetInfo or None) of a data set.
 
     `classes` "a;b" restricts them, or names those of a set that is not on this machine. The reader of a plugin gives
     its own names.
@@ -61,9 +64,19 @@ def classes_and_phrases(dataset, root="", classes="", wording="dataset", plugins
     except UserError:
         if not chosen:
             raise
-        return chosen, {}
-    names = chosen or list(info.classnames)
-    return names, info.phrases(names) if wording == "dataset" else {}
+        return chosen, None
+    return chosen or list(info.classnames), info
+
+
+def questions(args, names, info):
+    """({class: question}, the template they came from) that the words of the command ask for."""
+    if args.knowledge == "real":
+        called = info.phrases(names) if info and args.wording == "dataset" else {}
+        return knowledge.questions_for(names, args.template, called), args.template
+    if args.template != knowledge.TEMPLATE or args.wording != "dataset" or args.sentences:
+        raise UserError(f"--knowledge {args.knowledge} asks for rows in words of its own; leave out --template, "
+                        f"--wording and --sentences")
+    return controls.questions(info, names, args.knowledge), controls.template(args.knowledge)
 
 
 def table(rows, width=88):
@@ -75,21 +88,23 @@ def table(rows, width=88):
 
 
 def say_how_to_read(store, names, path):
-    """Where other rows or sentences by the same LLM are stored too, a run must be told which are meant."""
+    """Where a run would read other rows or sentences by the same LLM, it must be told which are meant."""
     try:
         alone = store.path(names) == path
     except UserError:
         alone = False
     if not alone:
-        print(f"Others by {store.llm} are stored too; a run that should read these needs LLM={path}")
+        print(f"A run does not ask so, or others by {store.llm} fit too; one that should read these needs LLM={path}")
 
 
 def main(argv=None):
     args = parser().parse_args(argv)
     if args.sentences < 0:
         raise UserError(f"--sentences {args.sentences}: give a whole number above 0")
-    names, called = classes_and_phrases(args.dataset, args.root, args.classes, args.wording, args.plugin)
+    names, info = classes_and_info(args.dataset, args.root, args.classes, args.plugin)
+    asked, template = questions(args, names, info)
     if args.sentences:
+        called = info.phrases(names) if info and args.wording == "dataset" else {}
         path = knowledge.sample(args.dataset, names, args.llm, args.sentences, called, args.seed, args.compute,
                                 args.device)
         lines = knowledge.PromptEnsembles(args.dataset, path).lookup(names, args.sentences)
@@ -97,13 +112,12 @@ def main(argv=None):
         print(f"{args.sentences} sentences a class: {path}")
         say_how_to_read(knowledge.PromptEnsembles(args.dataset, args.llm), names, path)
         return
-    asked = knowledge.questions_for(names, args.template, called)
-    path = knowledge.extract(args.dataset, names, args.llm, asked, args.template, args.pool, args.dtype, args.compute,
+    path = knowledge.extract(args.dataset, names, args.llm, asked, template, args.pool, args.dtype, args.compute,
                              args.device, args.max_new_tokens, args.batch_size, force=args.force)
     store = knowledge.KnowledgeStore(args.dataset, path, args.pool)
     h, lengths = store.lookup(names)
     print(table(zip(names, store.answers(names))))
     print(f"asked: {asked[names[0]]}")
     print(f"{len(names)} classes, {int(lengths.min())}-{int(lengths.max())} rows of width {h.shape[-1]}: {path}")
-    say_how_to_read(knowledge.KnowledgeStore(args.dataset, args.llm, args.pool), names, path)
+    say_how_to_read(controls.store(args.dataset, args.llm, info, names, args.knowledge), names, path)
 

@@ -135,19 +135,15 @@ class Knowledge:
     def __init__(self, trainer, cfg):
         self.rows, self.node, self.info = trainer.llm_form == "rows", cfg.TRAINER[trainer.node_name()], info_of(cfg)
         self.names, self.dataset, self.llm = list(self.info.classnames), cfg.DATASET.NAME, cfg.MODEL.LLM
+        self.kind = self.node.get("KNOWLEDGE", "real")  # a method of one's own need not have controls
         self.method = cfg.TRAINER.NAME
 
     def store(self):
         from cilmp import knowledge
 
         if self.rows:
-            return knowledge.KnowledgeStore(self.dataset, self.llm, questions=self.questions())
+            return knowledge.controls.store(self.dataset, self.llm, self.info, self.names, self.kind)
         return knowledge.PromptEnsembles(self.dataset, self.node.SENTENCES or self.llm, phrases=self.info.phrases())
-
-    def questions(self):
-        from cilmp import knowledge
-
-        return knowledge.questions_for(self.names, phrases=self.info.phrases())
 
     def sha256(self):
         if self.rows:
@@ -177,7 +173,8 @@ class Knowledge:
             return
         print(f"{why.split(';')[0]}; making it now", flush=True)
         if self.rows:
-            path = knowledge.extract(self.dataset, self.names, self.llm, questions=self.questions())
+            path = knowledge.extract(self.dataset, self.names, self.llm, store.questions,
+                                     knowledge.controls.template(self.kind))  # fmt: skip
         else:
             n = self.node.N_PROMPTS
             path = knowledge.sample(self.dataset, self.names, self.llm, n, phrases=self.info.phrases())

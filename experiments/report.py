@@ -7,7 +7,7 @@ from dassl.utils.errors import MissingFile, UserError
 from dassl.utils.io import write_text
 from dassl.utils.paths import output_root, slug
 
-from . import archive, tables
+from . import archive, calibration, over_sets, pairs, tables
 from .pictures import draw
 
 
@@ -27,7 +27,8 @@ def groups_of(found):
 
 
 def section(key, found, folder, several):
-    """Markdown of one table, its files written beside; a table that must not be is one line that says why."""
+    """(Markdown of one table, its files written beside; the table); a table that must not be is one line that says
+    why, and None."""
     name, dataset, backbone, data = key
     protocol = PROTOCOLS[name]
     marks = [data[:8]] if several and data else []
@@ -38,14 +39,41 @@ def section(key, found, folder, several):
     try:
         table = tables.build(protocol, found, title, targets=targets)
     except UserError as error:
-        return f"**{title}**: no table - {error}\n"
+        return f"**{title}**: no table - {error}\n", None
     if not table["rows"]:
-        return f"**{title}**: no method has finished all its parts\n"
+        return f"**{title}**: no method has finished all its parts\n", None
     tables.save(table, folder, stem)
     text = tables.markdown(table)
     if draw(protocol, table, folder / f"{stem}.png"):
         text += f"\n![{title}]({stem}.png)\n"
-    return text
+    return text + evidence(protocol, table, found, folder, stem), table
+
+
+def evidence(protocol, table, found, folder, stem):
+    """Markdown of what a table allows to be said, and its rows' calibration; all pairs are written beside."""
+    table["calibration"] = calibration.of_rows(found, table["data"])
+    pairs.save(table, folder, stem)
+    said = pairs.answers(protocol, table)
+    if said:
+        said += ["On one data set; nothing is said of others."]
+    if table["pairs"]:
+        said += [f"All {len(table['pairs'])} pairs: [{stem}-statistics.md]({stem}-statistics.md)."]
+    return "\n".join(["", *(f"{s}  " for s in said), "", calibration.markdown(table["calibration"])])
+
+
+def over_data_sets(made, folder):
+    """[Markdown] of what tables of one protocol and backbone say together; a data set with several tables (another
+    split of its data) says nothing here."""
+    groups = {}
+    for (name, dataset, backbone, _), table in made.items():
+        groups.setdefault((name, backbone), {}).setdefault(dataset, []).append(table)
+    sections = []
+    for (name, backbone), sets in groups.items():
+        alone = {dataset: found[0] for dataset, found in sets.items() if len(found) == 1}
+        if len(alone) > 1:
+            stem = slug(f"{name}-over-sets-{backbone}")
+            sections.append(over_sets.section(PROTOCOLS[name], backbone, alone, stem, folder))
+    return [s for s in sections if s]
 
 
 def main(sources=(), to=""):
@@ -63,7 +91,8 @@ def _write(groups, folder, sources):
         raise MissingFile(f"no finished runs in {', '.join(map(str, sources))}; make some with: bash "
                           f"scripts/cilmp/base2new.sh")  # fmt: skip
     count = [key[:3] for key in groups]
-    sections = [section(key, found, folder, count.count(key[:3]) > 1) for key, found in groups.items()]
-    write_text("\n".join(["# Report", "", *sections]), folder / "report.md")
-    print(f"{len(sections)} tables. Written: {folder / 'report.md'}")
+    made = {key: section(key, found, folder, count.count(key[:3]) > 1) for key, found in groups.items()}
+    together = over_data_sets({key: table for key, (_, table) in made.items() if table}, folder)
+    write_text("\n".join(["# Report", "", *(text for text, _ in made.values()), *together]), folder / "report.md")
+    print(f"{len(made)} tables. Written: {folder / 'report.md'}")
     return 0

@@ -37,6 +37,9 @@ def read_spec(path, reads_of=None):
 
 def _plain(spec):
     config = yaml.safe_load(spec.config.dump())
+    if not spec.config.RUN.get("CHECKOUT"):  # methods that this process knows need not be known where it is read
+        own = ("NAME", spec.method.upper())
+        config["TRAINER"] = {key: value for key, value in config["TRAINER"].items() if key in own}
     source = _plain(spec.source) if spec.source else None
     facts = {name: getattr(spec, name) for name in FIELDS}
     return {**facts, "key": spec.key, "plugins": list(spec.plugins), "source": source, "config": config}

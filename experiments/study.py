@@ -35,7 +35,8 @@ class Study:
     Attributes:
         name: of its tables and its folder under OUTPUT/studies.
         methods ... llms: words; an empty list is what `cilmp run` takes by default (protocols: at least one).
-        grid: {configuration key: values}; a key of one method's own (TRAINER.CILMP.LAYERS) varies that method alone.
+        grid: {configuration key: values}, whose product is run, or a list of such grids; a key of one method's own
+            (TRAINER.CILMP.LAYERS) varies that method alone.
         select: test, or val: the best of a method's settings on val is then tested, once.
         variables: {VARIABLE: text}, as `cilmp run` reads them from the environment.
     """
@@ -80,7 +81,7 @@ class Study:
     def _settings(self, methods):
         """[(pairs of a combination, the methods it is for)]."""
         found = {}
-        for chosen in itertools.product(*([(k, v) for v in values] for k, values in self.grid.items())):
+        for chosen in (c for grid in grids(self.grid) for c in combinations(grid)):
             for method in methods:
                 own = tuple((k, v) for k, v in chosen if not k.startswith("TRAINER.")
                             or k.split(".")[1] == method.upper())  # fmt: skip
@@ -99,6 +100,19 @@ class Study:
         return Request(protocol, "", dataset, self.seeds, env, setting if self.labelled else "")
 
 
+def grids(said):
+    """[{key: values}] of what `set` says: one grid or a list of them."""
+    found = list(said) if isinstance(said, (list, tuple)) and said else [said or {}]
+    if wrong := [grid for grid in found if not isinstance(grid, dict)]:
+        raise ConfigError(f"set: {wrong[0]!r} is no grid; write KEY: [VALUE, ...] pairs, or a list of such groups")
+    return found
+
+
+def combinations(grid):
+    """[((key, value), ...)] of the product of a grid's values."""
+    return itertools.product(*([(k, v) for v in values] for k, values in grid.items()))
+
+
 def study_of(tree, source, name="study"):
     """The Study of {key: value}, the words of `cilmp study` as keys; `source` names errors.
 
@@ -109,8 +123,8 @@ def study_of(tree, source, name="study"):
     for key in LISTS:
         if key in tree and not _listed(tree[key]):
             raise ConfigError(f"{source}: {key} has no value; give at least one, or leave the key out")
-    grid = {key: _listed(values) for key, values in (tree.get("set") or {}).items()}
-    if empty := [key for key, values in grid.items() if not values]:
+    found = [{key: list(map(str, _listed(v))) for key, v in grid.items()} for grid in grids(tree.get("set"))]
+    if empty := [key for grid in found for key, values in grid.items() if not values]:
         raise ConfigError(f"{source}: set: {empty[0]} has no value; give at least one, or leave the key out")
     lists = {key: _listed(tree[key]) for key in LISTS if key in tree}
     if "seeds" in lists:
@@ -119,7 +133,7 @@ def study_of(tree, source, name="study"):
     rest = {key: tree[key] for key in ("select", "workers", "launcher", "slurm") if key in tree}
     if unknown := [k for k in rest.get("slurm", {}) if k not in FLAGS]:
         raise unknown_name(f"key of slurm ({source})", unknown[0], FLAGS)
-    return Study(name, grid={k: list(map(str, v)) for k, v in grid.items()}, variables=variables, **lists, **rest)
+    return Study(name, grid=found if len(found) > 1 else found[0], variables=variables, **lists, **rest)
 
 
 def _listed(value):

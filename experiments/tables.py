@@ -9,6 +9,8 @@ from dassl.evaluation.figures import METRICS
 from dassl.utils.errors import UserError
 from dassl.utils.io import write_json, write_text
 
+from . import pairs
+
 COSTS = {
     "steps": lambda row: _steps(row["steps"]),
     "learned": lambda row: f"{row['trainable_parameters'] or 0:,}",
@@ -133,8 +135,9 @@ def build(protocol, records, title, missing=(), not_run=(), targets=(), notes=()
     header = [*first, *(f"{judged if c == 'test' else c} {METRICS[m].title}" for m, c in columns), *COSTS]
     cells = [_cells(d, columns, protocol.shots_column) for d in data]
     words = _notes(protocol, records, rows, missing, not_run, targets)
-    return {"title": title, "notes": [*words, *notes], "header": header, "rows": cells, "data": data,
-            "best": _ranks(data, columns), "fixed": len(first)}  # fmt: skip
+    table = {"title": title, "header": header, "rows": cells, "data": data, "fixed": len(first),
+             **pairs.compared(protocol, records, data)}  # fmt: skip
+    return table | {"notes": [*words, *pairs.notes(table), *notes], "best": _ranks(table, columns)}
 
 
 def _cells(row, columns, shots):
@@ -160,17 +163,31 @@ def with_deviation(mean, deviation, seeds):
     return f"{mean:.1f} ± {deviation:.1f}" if seeds > 1 else f"{mean:.1f}"
 
 
-def _ranks(data, columns):
-    """{(row, column): "best" or "second"} by the figures as printed, so that equals are marked alike."""
-    marks = {}
-    for k, (metric, c) in enumerate(columns):
-        values = {i: round(d["figures"][metric][c][0], 1) for i, d in enumerate(data)
-                  if c in d["figures"].get(metric, {})}  # fmt: skip
-        ranked = sorted(set(values.values()), reverse=not METRICS[metric].less_is_better)[:2]
-        for i, value in values.items():
-            if len(ranked) > 1 and value in ranked:
-                marks[(i, k)] = ("best", "second")[ranked.index(value)]
+def _ranks(table, columns):
+    """{(row, column): "best" or "second"} among the rows of one number of shots. Best are those that can't be told
+    apart from the best figure, and equals as printed; second is the next figure. A row alone has no mark."""
+    marks, data = {}, table["data"]
+    for shots in dict.fromkeys(d["shots"] for d in data):
+        for k, (metric, c) in enumerate(columns):
+            values = {i: d["figures"][metric][c][0] for i, d in enumerate(data)
+                      if d["shots"] == shots and c in d["figures"].get(metric, {})}  # fmt: skip
+            marks |= {(i, k): mark for i, mark in _marks(table["pairs"], metric, c, values).items()}
     return marks
+
+
+def _marks(found, metric, column, values):
+    """{row: mark} of {row: value}."""
+    if len(values) < 2:
+        return {}
+    sign = -1 if METRICS[metric].less_is_better else 1
+    printed = {i: sign * round(v, 1) for i, v in values.items()}
+    top = max(values, key=lambda i: sign * values[i])
+    same = pairs.alike(found, metric, column, top, list(values))
+    best = {i for i, v in printed.items() if v == printed[top]} | set(same or ())
+    rest = [v for i, v in printed.items() if i not in best]
+    if same is None and not rest:
+        return {}  # equals, of which nothing is known
+    return {i: "best" if i in best else "second" for i, v in printed.items() if i in best or v == max(rest)}
 
 
 def _notes(protocol, records, rows, missing, not_run, targets):

@@ -6,10 +6,11 @@
     knowledge.PromptEnsembles("busi", "smollm2-135m").lookup(classnames, 50)
 """
 
+from . import controls
 from .answers import PromptEnsembles, sample
 from .extraction import TEMPLATE, extract, questions_for
 from .llms import known, llm_slug
 from .store import KnowledgeStore, available, extraction_command
 
-__all__ = ["TEMPLATE", "KnowledgeStore", "PromptEnsembles", "available", "extract", "extraction_command", "known",
-           "llm_slug", "questions_for", "sample"]
+__all__ = ["TEMPLATE", "KnowledgeStore", "PromptEnsembles", "available", "controls", "extract", "extraction_command",
+           "known", "llm_slug", "questions_for", "sample"]

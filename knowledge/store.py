@@ -25,6 +25,7 @@ from .names import match
 from .official import is_official, official_folder, read_folder, read_pth
 
 POOLS = ("layers", "tokens")
+CONTROLS_ASKED = ("wrong_modality", "name_only")  # kinds of KNOWLEDGE whose questions are not the real ones
 SETTINGS = ("llm_hash", "template", "pool", "dtype", "compute", "max_new_tokens")  # rows of one file agree in these
 
 
@@ -43,11 +44,12 @@ def is_place(llm):
     return Path(llm).suffix == ".safetensors" or is_official(Path(llm).expanduser())
 
 
-def extraction_command(dataset, llm, pool="layers", classnames=(), dtype=""):
+def extraction_command(dataset, llm, pool="layers", classnames=(), dtype="", kind="real"):
     """What to type to make representations."""
     words = ["cilmp", "extract", "--dataset", dataset, "--llm", str(llm)]
     words += ["--pool", pool] if pool != "layers" else []
     words += ["--dtype", dtype] if dtype else []
+    words += ["--knowledge", kind] if kind in CONTROLS_ASKED else []
     words += ["--classes", ";".join(classnames)] if classnames else []
     return shlex.join(words)
 
@@ -79,16 +81,17 @@ class KnowledgeStore(shelf.Kept):
         pool: "layers" or "tokens".
         questions: {class: text}: only rows that were asked for in these words; None: in any.
         dtype: only rows stored so; None: any.
+        kind: of KNOWLEDGE that the questions are of (see `controls`), for the command that makes them.
 
     No work is done before something is asked. Rows are those of the very LLM (by its hash: two folders of one name
     are two LLMs), all from one file; where files fit that differ in words or settings it must be said which one is
     meant. The cache goes before what the repository ships.
     """
 
-    def __init__(self, dataset, llm, pool="layers", questions=None, dtype=None):
+    def __init__(self, dataset, llm, pool="layers", questions=None, dtype=None, kind="real"):
         if pool not in POOLS:
             raise UserError(f"pool {pool!r}: choose layers (a row for each decoder layer) or tokens")
-        self.dataset, self.llm, self.pool, self.questions = dataset, str(llm), pool, questions
+        self.dataset, self.llm, self.pool, self.questions, self.kind = dataset, str(llm), pool, questions, kind
         self.wanted = {"pool": pool, **({"dtype": dtype} if dtype else {})}
 
     def lookup(self, classnames):
@@ -149,8 +152,10 @@ class KnowledgeStore(shelf.Kept):
         """The UnknownName for classes that no file has as wanted."""
         missing, instead = shelf.nearest(there, classnames, self.questions, self.wanted, self.llm)
         what = f" for {listing(missing)}" if missing else ""
-        instead = f" ({instead}; LLM= that path takes it as it is)" if instead else ""
-        command = extraction_command(self.dataset, self.llm, self.pool, dtype=self.wanted.get("dtype", ""))
+        own_words = self.kind in CONTROLS_ASKED  # what is there was asked otherwise, as it should be
+        instead = f" ({instead}; LLM= that path takes it as it is)" if instead and not own_words else ""
+        dtype = self.wanted.get("dtype", "")
+        command = extraction_command(self.dataset, self.llm, self.pool, dtype=dtype, kind=self.kind)
         return UnknownName(f"{self.dataset}: no representation by {self.llm}{what}{instead}; make it with: {command}")
 
     def _rows(self, classnames):

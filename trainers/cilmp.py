@@ -14,7 +14,7 @@ from torch import nn
 
 from cilmp.backbones.prompt import shared
 from cilmp.backbones.rank import Basis, LowRank
-from cilmp.knowledge import KnowledgeStore, questions_for
+from cilmp.knowledge import controls
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import ConfigError, UserError
 
@@ -38,7 +38,7 @@ class CILMPLearner(Learner):
     def __init__(self, node, clip, classnames, context=None, knowledge=None):
         super().__init__(node, clip, classnames, context)
         h, lengths = knowledge if knowledge is not None else self._look_up(context)
-        self._class_rows(*control(h, lengths, node.KNOWLEDGE, node.LAYERS))
+        self._class_rows(*controls.rows_of(h, lengths, node.KNOWLEDGE, node.LAYERS))
         text, D, r = clip.text, self.h_prefix.shape[-1], node.LOW_RANK_DIMENSION
         J = self.depth = min(node.PROMPT_DEPTH_TEXT, clip.text_layers)
         if J < 1:
@@ -60,9 +60,9 @@ class CILMPLearner(Learner):
 
     def _look_up(self, context):
         names = getattr(context.dataset, "knowledge_names", self.classnames)
-        info = getattr(context.dataset, "info", None)
-        asked = questions_for(names, phrases=info.phrases(names)) if info else None  # whatever wording CLIP is shown
-        return KnowledgeStore(context.cfg.DATASET.NAME, context.cfg.MODEL.LLM, questions=asked).lookup(names)
+        info = getattr(context.dataset, "info", None)  # asked by names, whatever wording CLIP is shown
+        cfg = context.cfg
+        return controls.store(cfg.DATASET.NAME, cfg.MODEL.LLM, info, names, self.node.KNOWLEDGE).lookup(names)
 
     def _class_rows(self, h, lengths):
         """Buffers of the classes' rows: prefix (C, P, D), suffix (C, S, D), between (C, L - P - S, D)."""
@@ -117,33 +117,6 @@ class CILMPLearner(Learner):
         return self.score(features, text)
 
 
-def control(h, lengths, kind, layers=()):
-    """The `KNOWLEDGE` controls: what the classes get instead of their own rows.
-
-    real: their own. shuffled: another class's (a fixed rotation). random: random rows of equal norms.
-    mean: the mean over classes, row by row. `layers` first picks rows by index (default all).
-
-    Args:
-        h: (C, L, D) zero padded; lengths (C,).
-    """
-    if layers:
-        if max(layers) >= int(lengths.min()):
-            raise ConfigError(f"TRAINER.CILMP.LAYERS {list(layers)}: the shortest class has {int(lengths.min())} rows")
-        h, lengths = h[:, list(layers)], torch.full_like(lengths, len(layers))
-    inside = torch.arange(h.shape[1]) < lengths[:, None]
-    if kind == "real":
-        return h, lengths
-    if kind == "shuffled":
-        return h.roll(1, dims=0), lengths.roll(1)
-    if kind == "random":
-        noise = torch.randn(h.shape, generator=torch.Generator().manual_seed(0))
-        return noise * (h.norm(dim=-1) / noise.norm(dim=-1))[..., None], lengths
-    if kind == "mean":
-        mean = h.sum(0) / inside.sum(0).clamp(min=1)[:, None]
-        return mean * inside[..., None], lengths
-    raise ConfigError(f"TRAINER.CILMP.KNOWLEDGE {kind!r}: choose real, shuffled, random or mean")
-
-
 @TRAINER_REGISTRY.register()
 class CILMP(AveragingMixin, PromptTrainer):
     """LLM knowledge as deep prompt tokens, adapted to class and image by low-rank interventions."""
@@ -166,10 +139,10 @@ class CILMP(AveragingMixin, PromptTrainer):
         "GPA_MEAN": 0,  # epochs; 0: 100 for 100 epochs, other lengths scaled
         "GPA_STD": 0,  # epochs; 0: 30 for 100 epochs, other lengths scaled
         "GPA_ALL": False,  # True also averages interventions and projections
-        "KNOWLEDGE": "real",  # controls: shuffled, random, mean
+        "KNOWLEDGE": "real",  # controls: wrong_modality, name_only, shuffled, random, mean
         "CONDITIONAL": True,  # False: interventions do not see the image
         "ORTHOGONAL": False,  # keep R'R = I as in LoReFT
-        "LAYERS": (),  # LLM rows to use; () = all
+        "LAYERS": (),  # LLM rows to use: () or all, numbers, or one: first, quarter, half, three_quarters, last
         "CHUNK": 0,  # (image, class) pairs at once; 0: from shapes
     }
 
@@ -183,6 +156,7 @@ class CILMP(AveragingMixin, PromptTrainer):
             raise ConfigError(
                 f"TRAINER.CILMP.DROPOUT_MODE {cfg.TRAINER.CILMP.DROPOUT_MODE!r}: choose hidden or shared"
             )
+        controls.check(cfg.TRAINER.CILMP.KNOWLEDGE, cfg.TRAINER.CILMP.LAYERS)
 
     def result_facts(self):
         mode = self.node.DROPOUT_MODE if self.node.DROPOUT else None

@@ -92,8 +92,12 @@ def record(trainer, split, report, cost, facts):
     }
 
 
-def save(folder, split, final, content, paths, labels, predictions, probabilities):
-    """Write results.json (final test) or results_<split>.json, and the predictions beside it."""
+def save(folder, split, final, content, paths, labels, predictions, probabilities, groups=None):
+    """Write results.json (final test) or results_<split>.json, and the predictions beside it.
+
+    Args:
+        groups: (n,) ids of patients or None; kept as hashes, as predictions are handed on and ids may be names.
+    """
     folder = Path(folder)
     name = "results.json" if final else f"results_{split}.json"
     target = folder / ("predictions.npz" if final else f"predictions_{split}.npz")
@@ -105,5 +109,6 @@ def save(folder, split, final, content, paths, labels, predictions, probabilitie
             predictions=predictions,
             probabilities=probabilities.astype(np.float32),
             classes=np.array(content["classes"], dtype=str),
+            groups=np.array([sha256_of(str(g))[:16] for g in groups or ()], dtype=str),
         )
     write_json(content, folder / name)

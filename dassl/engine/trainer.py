@@ -263,7 +263,8 @@ class SimpleTrainer(TrainerBase):
         final = split == "test"
         content = results.record(self, split, self.evaluator.report, cost, self.result_facts())
         content["left_out"] = {part: len(found) for part, found in self._left_out(split).items() if found}
-        results.save(self.output_dir, split, final, content, paths, *self.evaluator.predictions())
+        groups = getattr(self.evaluator, "groups", None)
+        results.save(self.output_dir, split, final, content, paths, *self.evaluator.predictions(), groups)
 
     def _left_out(self, split):
         """{part: files} that could not be read and were skipped (DATASET.ON_BAD_IMAGE)."""

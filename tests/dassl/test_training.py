@@ -41,6 +41,21 @@ def test_plugin_trains_and_leaves_a_whole_run_folder(make_cfg, tmp_path, capsys)
     assert (folder / "prompt_learner" / "checkpoint").read_text().strip() == "model.pth.tar-4"
 
 
+def test_patients_are_kept_beside_predictions_as_hashes(make_cfg, tmp_path):
+    """An image without a patient is one of its own; without any known, none are kept."""
+    trainer = start(make_cfg())
+    trainer.test()
+    path = tmp_path / "run" / "predictions.npz"
+    assert len(np.load(path)["groups"]) == 0
+    paths = [item.impath for item in trainer.dm.dataset.test]
+    trainer.dm.dataset.groups = dict.fromkeys(paths[:5], "Jane Doe")
+    trainer.test()
+    saved = np.load(path)
+    groups = dict(zip(saved["paths"].tolist(), saved["groups"].tolist()))
+    assert len({groups[p] for p in paths[:5]}) == 1 and len(set(groups.values())) == 12 - 4
+    assert not any("Jane" in g or "png" in g for g in groups.values())
+
+
 def test_plugins_step_the_rate_once_an_epoch(make_cfg):
     """Warm-up of one epoch at 1e-5, then 0.5 lr (1 + cos(pi (e - 1) / E)): upstream's schedule by hand."""
     trainer = start(make_cfg())

@@ -34,7 +34,7 @@ def test_every_method_gets_coops_epochs_at_that_shot(base):
         assert list(cfg.OPTIM.BUDGET) == [epochs, 32] and cfg.RUN.HPARAMS == "matched"
         changed = cfg.clone()
         changed.defrost()
-        changed.OPTIM.BUDGET, changed.RUN.HPARAMS = (), "official"
+        changed.OPTIM.BUDGET, changed.RUN.HPARAMS = (), own[method, shots].RUN.HPARAMS  # official, but for sentences
         assert changed == own[method, shots]
 
 

@@ -17,6 +17,7 @@ from cilmp.experiments.reads import Reads
 from cilmp.experiments.spec_file import read_spec, write_spec
 from cilmp.experiments.study import Plan, Study, estimate, run_study, study_of
 from cilmp.experiments.workers import Memory, kind
+from cilmp.knowledge import controls
 from dassl.utils.errors import ConfigError, UnknownName, UserError
 from dassl.utils.paths import REPO
 
@@ -210,6 +211,36 @@ def test_a_yaml_file_says_what_flags_say(place):
     assert " 3 " in more.stdout
 
 
+def test_a_list_of_grids_is_no_product(place):
+    root, make = place
+    grid = [{"TRAINER.COOP.N_CTX": ["2", "4"]}, {"TRAINER.COOP.CSC": ["True"], "OPTIM.LR": ["0.01", "0.02"]}]
+    assert study_of({"set": grid}, "x").grid == grid and study_of({"set": grid[:1]}, "x").grid == grid[0]
+    specs = Plan(make(methods=["CoOp"], seeds=["1"], shots=["1"], grid=grid), root / "out").specs
+    found = [(s.config.TRAINER.COOP.N_CTX, s.config.TRAINER.COOP.CSC, s.config.OPTIM.LR) for s in specs]
+    assert len(specs) == 2 + 2 and {f[:2] for f in found[2:]} == {(found[2][0], True)}
+    for wrong in ("OPTIM.LR", ["OPTIM.LR=1", "OPTIM.LR=2"]):
+        with pytest.raises(ConfigError, match="is no grid; write KEY"):
+            study_of({"set": wrong}, "x")
+    with pytest.raises(ConfigError, match="LR has no value"):
+        study_of({"set": [{"OPTIM.LR": [0.1]}, {"OPTIM.LR": []}]}, "x")
+
+
+def test_the_knowledge_preset_asks_what_the_rows_say_and_which_layer(tmp_path, monkeypatch):
+    """Every kind with all rows, the real rows with each layer: no product; --set and --llms add to both grids."""
+    from cilmp.experiments import commands
+
+    asked = []
+    monkeypatch.setattr(studies, "run_study", lambda study, *rest: asked.append(study))
+    commands.study(["--preset", "knowledge", "--dry-run"])
+    words = ["--llms", "smollm2-135m", "llama-3-8b", "--set", "OPTIM.LR=0.1"]
+    commands.study(["--preset", "knowledge", "--dry-run", *words])
+    plain, more = (study.requests() for study in asked)
+    nodes = lambda requests: [tuple(r.opts) for r in requests if r.methods == ["CILMP"]]  # noqa: E731
+    assert len(nodes(plain)) == len(controls.KINDS) + len(controls.LAYERS) and len(plain) == 1 + len(nodes(plain))
+    assert {o[1] for o in nodes(plain)} == {*controls.KINDS, *controls.LAYERS}
+    assert len(nodes(more)) == 2 * len(nodes(plain)) and all("OPTIM.LR" in o for o in nodes(more))
+
+
 def test_bad_studies_are_one_line():
     for tree, error, words in (
         ({"method": ["CoOp"]}, UnknownName, "unknown key of a study .* did you mean 'methods'"),
@@ -251,3 +282,13 @@ def test_times_and_memory_are_judged_by_runs_of_the_same_kind():
     memory._known, memory.output = {}, "/nonexistent"
     assert not memory.fits(Spec("A"), idle, [Worker(Spec("A")), idle])  # never measured: alone first
     assert memory.fits(Spec("A"), idle, [idle])
+
+
+def test_a_spec_file_does_not_speak_of_methods_it_does_not_run(place):
+    """Before: a plugin that the writing process had loaded was an unknown key where the file was read."""
+    root, make = place
+    variables = plugin(root, "pass")
+    spec = Plan(make(["ZeroshotCLIP"], ["1"], ["1"], variables=variables), root / "out").specs[0]
+    write_spec(spec, root / "spec.json")
+    trainers = json.loads((root / "spec.json").read_text())["config"]["TRAINER"]
+    assert set(trainers) == {"NAME", "ZEROSHOTCLIP"} and read_spec(root / "spec.json").key == spec.key

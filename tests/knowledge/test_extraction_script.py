@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cilmp.experiments.extract import classes_and_phrases, main
+from cilmp.experiments.extract import classes_and_info, main, parser, questions
 from cilmp.tests.knowledge.tiny_llm import save_tiny
 from dassl.utils.errors import run_main
 from dassl.utils.paths import REPO
@@ -50,12 +50,26 @@ def test_a_users_mistake_is_one_line(run, tmp_path):
 
 
 def test_questions_use_the_wording_a_data_set_declares(tmp_path):
-    names, called = classes_and_phrases("BUSI", root=tmp_path)
+    names, info = classes_and_info("BUSI", root=tmp_path)
     assert set(names) == {"normal", "benign", "malignant"}
-    assert "breast ultrasound image" in called["benign"] and called["benign"] != "benign"
-    assert classes_and_phrases("BUSI", root=tmp_path, wording="bare")[1] == {}
-    assert classes_and_phrases("BUSI", root=tmp_path, classes="benign")[0] == ["benign"]
-    assert classes_and_phrases("unheard of", root=tmp_path, classes="x; y") == (["x", "y"], {})
+    asked = lambda *words: questions(parser().parse_args(["--dataset", "BUSI", "--llm", "x", *words]), names, info)[0]  # noqa: E731
+    assert "breast ultrasound image" in asked()["benign"]
+    assert asked("--wording", "bare")["benign"].endswith("features of benign.")
+    assert asked("--knowledge", "name_only")["benign"] == "benign"
+    assert "chest X-ray image" in asked("--knowledge", "wrong_modality")["benign"]
+    assert classes_and_info("BUSI", root=tmp_path, classes="benign")[0] == ["benign"]
+    assert classes_and_info("unheard of", root=tmp_path, classes="x; y") == (["x", "y"], None)
+
+
+def test_a_control_is_asked_as_runs_ask_it(run, tmp_path):
+    words = ["--dataset", "toys", "--llm", save_tiny(tmp_path / "tiny"), "--classes", "red", "--max-new-tokens", 3]
+    assert run(*words)[0] == 0
+    code, out, err = run(*words, "--knowledge", "name_only")
+    assert code == 0 and "asked: red\n" in out and "LLM=" not in out, err
+    code, _, err = run(*words, "--knowledge", "wrong_modality")
+    assert code == 2 and "does not say the modality" in err
+    code, _, err = run(*words, "--knowledge", "name_only", "--template", "The {class} ?")
+    assert code == 2 and "--knowledge name_only asks for rows in words of its own" in err
 
 
 def test_where_several_are_stored_it_says_how_a_run_reads_these(run, tmp_path):

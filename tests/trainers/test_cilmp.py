@@ -12,7 +12,7 @@ from cilmp.benchmarks.plain.text import Slot, plain_text
 from cilmp.tests.backbones.small_models import images
 from cilmp.tests.official import cilmp as numbers
 from cilmp.tests.trainers import cilmp_cases as cases
-from cilmp.trainers.cilmp import CILMP, control
+from cilmp.trainers.cilmp import CILMP
 from dassl.utils.errors import UserError
 from dassl.utils.paths import REPO
 
@@ -226,21 +226,18 @@ def test_parameter_count_of_the_paper():
     assert sum(p.numel() for p in ours.parameters()) == 3846528
 
 
-def test_controls():
-    h, lengths = torch.zeros(3, 4, 2), torch.tensor([4, 3, 4])
-    h[0], h[1, :3], h[2] = 1.0, 2.0, 6.0
-    assert control(h, lengths, "real")[0] is h
-    shuffled, moved = control(h, lengths, "shuffled")
-    assert shuffled[:, 0, 0].tolist() == [6, 1, 2] and moved.tolist() == [4, 4, 3]
-    mean, _ = control(h, lengths, "mean")
-    assert mean[0, 0, 0] == 3.0 and mean[0, 3, 0] == 3.5 and mean[1, 3, 0] == 0.0
-    noise, _ = control(h, lengths, "random")
-    torch.testing.assert_close(noise.norm(dim=-1), h.norm(dim=-1))
-    assert torch.equal(noise, control(h, lengths, "random")[0])
-    picked, lengths = control(h, lengths, "real", layers=(0, 2))
-    assert picked.shape[1] == 2 and lengths.tolist() == [2, 2, 2]
-    with pytest.raises(UserError, match="real, shuffled, random or mean"):
-        control(h, lengths, "none")
+def test_one_layer_alone_keeps_the_prompt_as_long_as_all_do():
+    clip, llm = cases.small("openai"), cases.rows([6, 5], 40)
+    first, whole = (cases.learner(clip, NAMES[:2], llm, LAYERS=layers, **SMALL) for layers in (("first",), ()))
+    assert torch.equal(first.lengths, whole.lengths)
+    assert [p.shape for p in first.parameters()] == [p.shape for p in whole.parameters()]
+    assert torch.equal(first.h_suffix, whole.h_prefix[:, :1].expand(-1, 2, -1))
+
+
+@pytest.mark.parametrize("key, value", [("KNOWLEDGE", "none"), ("LAYERS", ("middle",))])
+def test_an_unknown_control_is_one_line(key, value):
+    with pytest.raises(UserError, match=f"{key}.*choose"):
+        cases.learner(cases.small("openai"), NAMES[:2], cases.rows([6, 5], 40), **{**SMALL, key: value})
 
 
 def test_too_few_rows_and_too_long_prompts_name_the_class():

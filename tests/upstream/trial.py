@@ -72,7 +72,7 @@ class Trial:
     def own_trainers(self):
         """Its train.py: {name: accuracy, or the words of its failure}."""
         words = [HERE / "theirs.py", self.weights, self.place / "own", ",".join(self.facts["trainers"]), "--root",
-                 self.place / "data_own", "--seed", 1, "--config-file", REPO / "configs" / "trainers" / "common.yaml",
+                 self.place / "data_own", "--seed", 1, "--config-file", REPO / "configs" / "trainers" / "default.yaml",
                  "DATASET.NAME", self.dataset, "DATASET.NUM_SHOTS", 1, "OPTIM.MAX_EPOCH", 1, "MODEL.BACKBONE.NAME",
                  "ViT-B/16", *self.options]  # fmt: skip
         self.said = self.call(words, self.root)
