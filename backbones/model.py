@@ -78,12 +78,13 @@ class PromptableCLIP(nn.Module):
     def weights_hash(self):
         """SHA-256 over names, shapes, types and bytes of all weights, taken once."""
         if self._hash is None:
-            digest = hashlib.sha256()
-            for name, tensor in sorted(self.state_dict().items()):
-                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-            self._hash = digest.hexdigest()
+            self._hash = _hash_of(self)
         return self._hash
+
+    @functools.cached_property
+    def image_hash(self):
+        """The same of the image tower alone, for methods that leave it as it is."""
+        return _hash_of(self.image)
 
     def compile_blocks(self):
         """torch.compile what every block does after its attention (output projection, norms, MLP).
@@ -105,6 +106,14 @@ class PromptableCLIP(nn.Module):
             f"{self.context_length}), vision {vision} at {self.image_size} px, features {self.embed_dim}, "
             f"logit scale {math.exp(self.logit_scale.item()):.2f}"
         )
+
+
+def _hash_of(module):
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _on_rows(function):

@@ -15,13 +15,17 @@ from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
 
 
-def make_believe(folder, names, rows, width, images=4, side=224):
-    """A data set of noise (side x side pixels), rows and sentences on its classes; {config key: value} to find them."""
+def make_believe(folder, names, rows, width, images=4, side=224, tests=1):
+    """A data set of noise, rows and sentences on its classes; {config key: value} to find them.
+
+    Args:
+        images, tests: of a class, to train and to test on. side: pixels.
+    """
     folder, noise = Path(folder), np.random.default_rng(0)
     (folder / "noise" / "images").mkdir(parents=True)
     split = {"train": [], "val": [], "test": []}
     for label, name in enumerate(names):
-        for part, count in (("train", images), ("test", 1)):
+        for part, count in (("train", images), ("test", tests)):
             for i in range(count):
                 path = f"images/{part}_{label}_{i}.png"
                 Image.fromarray(noise.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(folder / "noise" / path)
@@ -45,7 +49,7 @@ class HarnessStep:
             "TRAINER.NAME": method, "MODEL.BACKBONE.NAME": "ViT-B/16", "MODEL.BACKBONE.WEIGHTS": "random", "SEED": 1,
             "DATALOADER.TRAIN_X.BATCH_SIZE": B, "DATALOADER.NUM_WORKERS": 0, "VERBOSE": False,
             "OUTPUT_DIR": f"{self.folder.name}/out", f"TRAINER.{method.upper()}.PREC": precision,
-            "TEST.NO_TEST": True, "USE_CUDA": device == "cuda",
+            "TEST.NO_TEST": True, "USE_CUDA": device == "cuda", "TRAIN.CACHE_FEATURES": False,
         }  # fmt: skip
         if "SENTENCES" in cfg.TRAINER[method.upper()]:
             values[f"TRAINER.{method.upper()}.SENTENCES"] = f"{self.folder.name}/sentences.json"
@@ -53,7 +57,7 @@ class HarnessStep:
         set_random_seed(1)
         self.trainer = build_trainer(cfg)
         self.trainer.set_model_mode("train")
-        self.batch = next(iter(self.trainer.train_loader_x))
+        self.batch = next(iter(self.trainer.dm.train_loader_x))  # images, not their features
         self.steps = self.trainer.optim is not None
         self.trainer.epoch = self.trainer.batch_idx = 0
 
@@ -61,6 +65,7 @@ class HarnessStep:
         if self.steps:
             return self.trainer.forward_backward(self.batch)
         if self.trainer.trains:
+            self.trainer.train_loader_x.dataset.now = None, None  # no features of the fit before this one
             return self.trainer.run_epoch()
         with torch.no_grad():
             return self.trainer.model(self.batch["img"].to(self.trainer.device))

@@ -87,7 +87,7 @@ class OnDemo(InHalf):
         if trainer.trains:
             trainer.train()
         self.learner, self.clip = trainer.model, trainer.clip
-        self.images = torch.cat([batch["img"] for batch in trainer.test_loader]).to(trainer.device)
+        self.images = torch.cat([batch["img"] for batch in trainer.dm.test_loader]).to(trainer.device)
 
 
 class AtFullSize(InHalf):

@@ -24,7 +24,7 @@ from dassl.data.datasets import Datum
 from dassl.utils import read_image
 from dassl.utils.arrays import is_array_image
 from dassl.utils.errors import UserError
-from dassl.utils.images import VERSION
+from dassl.utils.images import VERSION, image_hash
 from dassl.utils.io import atomic_path, sha256_file, write_json
 from dassl.utils.paths import cache_root, slug
 
@@ -43,6 +43,10 @@ class CachedDatum(Datum):
         shard, offset, (height, width) = self._place
         pixels = _map(shard)[offset:offset + height * width * 3]
         return Image.fromarray(np.array(pixels).reshape(height, width, 3))
+
+    def content(self):
+        """What its pixels are made of: the file, and the size it was shrunk to."""
+        return f"{Path(self._place[0]).parent.parent.name} {image_hash(self.impath)}"
 
 
 @lru_cache(maxsize=64)

@@ -5,15 +5,17 @@ subclass that names it and its config defaults. Neither knows which backbone it 
 """
 
 import math
+import time
 
 import torch
 
 from cilmp import backbones
+from dassl.data.data_manager import DatasetWrapper
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils.errors import ConfigError
 
-from .features import deterministic, train_on_features
+from .features import FeatureItems, check_bound, hand_out_features
 from .learner import Context, Learner, unit
 from .precision import AUTOCAST, in_towers, runs_as
 from .schedules import cosine_over_steps, laid_over
@@ -68,6 +70,7 @@ class PromptTrainer(TrainerX):
         return runs_as(self.asked_precision, self.device)
 
     def check_cfg(self, cfg):
+        check_bound(cfg)
         if (word := self.asked_precision) not in AUTOCAST:
             raise ConfigError(f"TRAINER.{self.node_name()}.PREC {word!r}: choose {', '.join(AUTOCAST)}")
 
@@ -92,6 +95,7 @@ class PromptTrainer(TrainerX):
         self.model = self.learner(self.node, self.clip, classnames, Context(cfg, self.dm.dataset, self.device))
         self.model.to(self.device)
         in_towers(self.clip, self.precision)  # now: texts that are encoded once were just encoded in float32
+        hand_out_features(self)
         self.scaler, self.max_epoch = None, self._length()
         if cfg.OPTIM.BUDGET:
             self._take_budget(cfg.OPTIM.BUDGET)
@@ -142,11 +146,25 @@ class PromptTrainer(TrainerX):
         """Epochs of this run in those of its own configuration: what is counted in epochs is multiplied by it."""
         return self.max_epoch / self.cfg.OPTIM.MAX_EPOCH if self.max_steps else 1.0
 
-    def before_train(self):
-        every = self.cfg.DATASET.ON_BAD_IMAGE == "error"  # features are kept image by image: none is left out
-        if self.model.image_key and self.cfg.TRAIN.CACHE_FEATURES and every and deterministic(self.cfg):
-            train_on_features(self)
-        super().before_train()
+    def features(self, loader, epoch=0, transform=None):
+        """(N, d) float32 features, not normalised, of all images of a loader; for methods with a frozen image tower.
+
+        Args:
+            loader: train_loader_x, val_loader or test_loader.
+            epoch: whose random views they are.
+            transform: another one than the loader's, that draws nothing.
+        """
+        items = getattr(self, loader).dataset
+        images = items.images if isinstance(items, FeatureItems) else items
+        if transform is not None:
+            return FeatureItems(self, DatasetWrapper(images.cfg, images.data_source, transform)).of()
+        return (items if items is not images else FeatureItems(self, images)).of(epoch)
+
+    def before_epoch(self):
+        start, items = time.time(), getattr(self.train_loader_x, "dataset", None)
+        if isinstance(items, FeatureItems):  # now, so that steps are timed without the pass over the images
+            items.of(self.epoch)
+            self.train_seconds += time.time() - start
 
     def parse_batch_train(self, batch):
         return self.parse_batch_test(batch)

@@ -52,6 +52,7 @@ class CILMPLearner(Learner):
         self.prefix = Intervention(J, D, r, clip.embed_dim, **options)
         self.suffix = Intervention(J, D, r, clip.embed_dim, **options)
         self.visual = VisualPrompts(self, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION, "N_CTX_VISION 0")
+        self.image_key = self.visual.image_key
 
         between = (self.lengths - node.PREFIX_LENGTH - node.SUFFIX_LENGTH).tolist()
         slots = [node.N_CTX_TEXT, node.PREFIX_LENGTH, between, node.SUFFIX_LENGTH]

@@ -21,7 +21,6 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.optim import LinearWarmupScheduler
 from dassl.utils.errors import ConfigError
 
-from .features import features_of
 from .fitting import FitTrainer
 from .learner import Learner, unit
 from .templates import mean_features, template_set
@@ -132,6 +131,9 @@ class Mirrored:
     def __call__(self, image):
         return self.transform(image).flip(-1)
 
+    def __repr__(self):
+        return f"Mirrored({self.transform})"
+
 
 @TRAINER_REGISTRY.register()
 class CrossModal(FitTrainer):
@@ -154,5 +156,5 @@ class CrossModal(FitTrainer):
     def train_features(self):
         """(V, N, d): the plain view and, with FLIP where the data set allows it, its mirror image."""
         plain = build_transform(self.cfg, is_train=False)
-        transforms = [plain, *([Mirrored(plain)] if self.node.FLIP and self.cfg.DATASET.FLIP else [])]
-        return torch.stack([features_of(self, self.dm.dataset.train_x, t) for t in transforms])
+        transforms = [plain, *([Mirrored(plain)] if self.node.FLIP and self.dm.cfg.DATASET.FLIP else [])]
+        return torch.stack([self.features("train_loader_x", transform=t) for t in transforms])

@@ -4,11 +4,10 @@ import time
 
 import torch
 
-from dassl.data.transforms import build_transform
 from dassl.engine import TrainerX
 
 from .base import PromptTrainer
-from .features import deterministic, features_of
+from .features import deterministic
 
 
 class FitTrainer(PromptTrainer):
@@ -43,15 +42,13 @@ class FitTrainer(PromptTrainer):
     def train_features(self):
         """(V, N, d) of the training images, not normalised: as many random views as the method asks for."""
         views = 1 if deterministic(self.cfg) else self.views()
-        items, transform = self.dm.dataset.train_x, build_transform(self.cfg, is_train=True)
-        return torch.stack([features_of(self, items, transform, is_train=True, epoch=v) for v in range(views)])
+        return torch.stack([self.features("train_loader_x", view) for view in range(views)])
 
     def run_epoch(self):
         start, dataset = time.time(), self.dm.dataset
         train, val = (self.train_features(), labels_of(dataset.train_x)), None
         if dataset.val:
-            plain = build_transform(self.cfg, is_train=False)
-            val = features_of(self, dataset.val, plain), labels_of(dataset.val)
+            val = self.features("val_loader"), labels_of(dataset.val)
         self.model.fit(*(None if part is None else tuple(x.to(self.device) for x in part) for part in (train, val)))
         self.train_seconds += time.time() - start
 

@@ -22,6 +22,7 @@ class IVLPLearner(Learner):
             clip, self.names, node.N_CTX_TEXT, node.PROMPT_DEPTH_TEXT, node.CTX_INIT, labels=self.classnames
         )
         self.visual = VisualPrompts(self, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION, "N_CTX_VISION 0")
+        self.image_key = self.visual.image_key
 
     def logits(self, images):
         return self.score(self.visual.encode(images), self.once(self.text.encode))

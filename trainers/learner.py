@@ -56,7 +56,9 @@ class Learner(nn.Module):
         context: `Context` with what else a method may need (whole config, dataset, knowledge).
     """
 
-    image_key = ""  # what is done to a frozen image tower ("plain": nothing); "": the tower is adapted
+    # What is done to a frozen image tower ("plain": nothing): features may come in place of images, of which
+    # `image_features` makes features in any case. "": the tower is adapted or prompted.
+    image_key = ""
 
     def __init__(self, node, clip, classnames, context=None):
         super().__init__()

@@ -31,7 +31,7 @@ class PromptSRCLearner(IVLPLearner):
     def loss(self, images, labels):
         v, t = unit(self.visual.encode(images)), unit(self.text.encode())
         with torch.no_grad():
-            u = unit(self.clip.image.encode(images))
+            u = unit(self.image_features(images))
             frozen = self.score(u, self.teacher)
         logits, node = self.score(v, t), self.node
         loss = F.cross_entropy(logits, labels)

@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import PromptTrainer
-from .features import deterministic, features_of
+from .features import deterministic
 from .fitting import FitTrainer, labels_of
 from .learner import Learner, unit
 from .templates import ensemble_features
@@ -121,12 +120,10 @@ class TipAdapterF(PromptTrainer):
 
     def before_train(self):
         views = 1 if deterministic(self.cfg) else self.node.AUGMENT_EPOCH
-        items, transform = self.dm.dataset.train_x, build_transform(self.cfg, is_train=True)
-        found = [features_of(self, items, transform, is_train=True, epoch=v) for v in range(views)]
+        found = [self.features("train_loader_x", view) for view in range(views)]
         self.model.fit((torch.stack(found).to(self.device), None), None)
         super().before_train()  # a resumed run takes its trained keys from the checkpoint
 
     def after_last_epoch(self):
         if items := self.dm.dataset.val:
-            x = features_of(self, items, build_transform(self.cfg, is_train=False))
-            self.model.search((x.to(self.device), labels_of(items).to(self.device)))
+            self.model.search((self.features("val_loader").to(self.device), labels_of(items).to(self.device)))

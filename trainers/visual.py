@@ -17,17 +17,21 @@ class VisualPrompts(nn.Module):
 
     def __init__(self, learner, n_ctx, depth, otherwise="", std=0.02):
         super().__init__()
-        self._clip = (clip := learner.clip,)
-        self.ctx = None
+        self._learner = (learner,)  # in a tuple: no submodule
+        clip, self.ctx = learner.clip, None
         if n_ctx == 0 or depth == 0:
             return
         learner.needs_blocks(otherwise)
         levels = min(depth, clip.vision_layers)
         self.ctx = nn.Parameter(torch.empty(levels, n_ctx, clip.vision_width).normal_(std=std))
 
+    @property
+    def image_key(self):
+        """`Learner.image_key` of a method that does nothing else to the image tower."""
+        return "plain" if self.ctx is None else ""
+
     def encode(self, images):
         """Features (B, d) of images, not normalised."""
-        image = self._clip[0].image
         if self.ctx is None:
-            return image.encode(images)
-        return image.encode(images, ctx=self.ctx[0], deep=self.ctx[1:])
+            return self._learner[0].image_features(images)
+        return self._learner[0].clip.image.encode(images, ctx=self.ctx[0], deep=self.ctx[1:])

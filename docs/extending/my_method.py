@@ -19,7 +19,9 @@ from dassl.engine import TRAINER_REGISTRY
 class MyLearner(Learner):
     """Example: one learned shift of the text features, shared by all classes."""
 
-    image_key = "plain"  # the image tower is frozen; leave this out if you put prompts or adapters into it
+    # The image tower is frozen, so `images` may come as their features, which `self.image_features` hands on. Leave it
+    # out if you put prompts or adapters into the tower, or want pixels.
+    image_key = "plain"
 
     def __init__(self, node, clip, classnames, context=None):
         super().__init__(node, clip, classnames, context)

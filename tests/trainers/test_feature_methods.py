@@ -15,7 +15,6 @@ from cilmp.tests.trainers.test_features import config, own_cache, run  # noqa: F
 from cilmp.trainers.clap import CLAP
 from cilmp.trainers.clip_adapter import CLIPAdapter
 from cilmp.trainers.cross_modal import CrossModal, Mirrored, draws
-from cilmp.trainers.features import features_of
 from cilmp.trainers.linear_probe import LinearProbe, search
 from cilmp.trainers.lp2 import LP2
 from cilmp.trainers.ss_text import SSText
@@ -219,8 +218,7 @@ def test_keys_are_the_normalised_mean_of_the_views_features(method, tmp_path):
     options = {"INPUT.TRANSFORMS": ["random_resized_crop", "random_flip", "normalize"], "OPTIM.MAX_EPOCH": 1}
     options |= {f"TRAINER.{method.upper()}.AUGMENT_EPOCH": 3, "OPTIM.LR": 1e-9}
     trainer, state = run(config(tmp_path / "a", method, **options))
-    items, transform = trainer.dm.dataset.train_x, build_transform(trainer.cfg, is_train=True)
-    views = torch.stack([features_of(trainer, items, transform, is_train=True, epoch=e) for e in range(3)])
+    views = torch.stack([trainer.features("train_loader_x", e) for e in range(3)])
     lengths = views.norm(dim=-1)
     assert ((lengths.amax(0) / lengths.amin(0)) > 1.02).any()  # else the order would not matter
     assert (state["keys"] - F.normalize(views.mean(0), dim=-1)).abs().max() < 1e-6
@@ -354,8 +352,7 @@ def test_transclip_answers_all_images_of_a_loader_together(tmp_path):
     assert labels_.tolist() == [item.label for item in trainer.dm.dataset.test]
     content = json.loads((tmp_path / "7" / "results.json").read_text())
     assert content["transductive"] is True and content["n"] == len(labels_)
-    items, transform = trainer.dm.dataset.test, build_transform(trainer.cfg, is_train=False)
-    half = features_of(trainer, items[: len(items) // 2], transform)
+    half = trainer.features("test_loader")[: len(labels_) // 2]
     alone = trainer.model(half).softmax(-1).numpy()
     assert np.abs(alone - probabilities[500][: len(half)]).max() > 1e-3
 

@@ -176,7 +176,7 @@ def test_a_trainers_steps_and_tests_are_out_of_autocast(method, tmp_path, monkey
     """Each kind of step (a method's own, a fit's) and the evaluation, through the trainer."""
     trainer = build_trainer(config(tmp_path / "a", method, **{f"TRAINER.{method.upper()}.PREC": "bf16"}))
     assert trainer.precision == "bf16" and trainer.scaler is None
-    batch, seen = next(iter(trainer.train_loader_x)), []
+    batch, seen = next(iter(trainer.dm.train_loader_x)), []
 
     def watch(owner, name):
         inner = getattr(owner, name)

@@ -22,6 +22,9 @@ AVAI_CHOICES = [
 class InstanceNormalization:
     """Each channel of an image to mean 0 and deviation 1."""
 
+    def __repr__(self):  # what is kept of transformed images is found again by it
+        return "InstanceNormalization()"
+
     def __call__(self, x):
         flat = x.flatten(1)
         return (x - flat.mean(1)[:, None, None]) / (flat.std(1)[:, None, None] + 1e-8)
@@ -32,6 +35,9 @@ class Cutout:
 
     def __init__(self, n, length):
         self.n, self.length = n, length
+
+    def __repr__(self):
+        return f"Cutout(n={self.n}, length={self.length})"
 
     def __call__(self, x):
         x = x.clone()
@@ -50,6 +56,9 @@ class RandomTranslation:
         larger = [round(s * 1.125) for s in size]
         self.shift = T.Compose([T.Resize(larger, interpolation=interpolation), T.RandomCrop(size)])
         self.plain, self.p = T.Resize(size, interpolation=interpolation), p
+
+    def __repr__(self):
+        return f"RandomTranslation({self.shift}, p={self.p})"
 
     def __call__(self, image):
         return self.shift(image) if float(torch.rand(())) < self.p else self.plain(image)
