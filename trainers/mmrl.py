@@ -27,6 +27,7 @@ from dassl.utils.errors import ConfigError
 
 from .base import PromptTrainer
 from .learner import Learner, unit
+from .templates import filled
 
 
 class MMRLLearner(Learner):
@@ -35,7 +36,7 @@ class MMRLLearner(Learner):
     def __init__(self, node, clip, classnames, context=None):
         super().__init__(node, clip, classnames, context)
         self.needs_blocks()
-        texts = [node.TEMPLATE.format(n) for n in self.names]
+        texts = filled(node.TEMPLATE, self.names)
         self.frame = clip.text.frame(texts, labels=self.classnames, late=node.N_REP_TOKENS)
         self.text_layers = self._layers(clip.text_layers, "text")
         self.image_layers = self._layers(clip.vision_layers, "image")
