@@ -169,7 +169,7 @@ class DroppedSums(torch.autograd.Function):
 
 
 def _bags(table, index, starts, weight=None):
-    """Sums of table[index] (times weight) over the bags that start at `starts`; the last, of what is beyond, is left."""
+    """Sums of table[index] (times weight) over bags that begin at `starts`; the last is left out."""
     return F.embedding_bag(index, table, starts, mode="sum", per_sample_weights=weight)[:-1]
 
 
