@@ -179,7 +179,7 @@ class Launches(TorchDispatchMode):
 
 
 def test_dropout_of_cilmp_takes_few_launches(cuda):
-    """A pass at the paper's size, B = 64 and C = 8, prefix or suffix: a block a level (of the CPU's size: 96 blocks)."""
+    """A pass at the paper's size, B = 64 and C = 8, prefix or suffix: a block a level (96 in the CPU's blocks)."""
     h, A, R = (torch.empty(n, device="cuda") for n in [(8, 4, 4096), (12, 8, 4096), (12, 4096, 8)])
     cuda.in_step, kept = True, SimpleNamespace(save_for_backward=lambda *x: setattr(kept, "saved_tensors", x))
     with Launches() as forward:
