@@ -14,7 +14,7 @@ SlurmctldPort={port}
 SlurmdPort={node_port}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CryptoType=crypto/munge
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
@@ -69,19 +69,22 @@ def slurm(tmp_path_factory):
     places = {"key-file": "munge.key", "socket": "munge.socket", "pid-file": "munged.pid", "log-file": "munged.log",
               "seed-file": "munged.seed"}  # fmt: skip
     munge = ["munged", "--foreground", "--force", *(f"--{name}={folder / file}" for name, file in places.items())]
-    daemons = [subprocess.Popen(munge, env=env)]
-    _until(lambda: (folder / "munge.socket").exists(), folder)
-    daemons.append(subprocess.Popen(["slurmctld", "-D"], env=env))
-    daemons.append(subprocess.Popen(["slurmd", "-D", "-N", facts["host"]], env=env))
-    before = os.environ.get("SLURM_CONF")
-    os.environ["SLURM_CONF"] = env["SLURM_CONF"]
-    _until(lambda: "idle" in subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True).stdout, folder)
-    yield folder
-    subprocess.run(["scancel", "-u", "root"])
-    for daemon in reversed(daemons):
-        daemon.terminate()
-        daemon.wait(timeout=30)
-    os.environ.pop("SLURM_CONF") if before is None else os.environ.update(SLURM_CONF=before)
+    daemons, before = [], os.environ.get("SLURM_CONF")
+    try:
+        daemons.append(subprocess.Popen(munge, env=env))
+        _until(lambda: (folder / "munge.socket").exists(), folder)
+        daemons.append(subprocess.Popen(["slurmctld", "-D"], env=env))
+        daemons.append(subprocess.Popen(["slurmd", "-D", "-N", facts["host"]], env=env))
+        os.environ["SLURM_CONF"] = env["SLURM_CONF"]
+        asked = ["sinfo", "-h", "-o", "%t"]
+        _until(lambda: "idle" in subprocess.run(asked, capture_output=True, text=True).stdout, folder)
+        yield folder
+        subprocess.run(["scancel", "-u", "root"])
+    finally:
+        for daemon in reversed(daemons):
+            daemon.terminate()
+            daemon.wait(timeout=30)
+        os.environ.pop("SLURM_CONF", None) if before is None else os.environ.update(SLURM_CONF=before)
 
 
 def _until(there, folder, seconds=60):

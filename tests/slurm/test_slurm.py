@@ -82,7 +82,7 @@ def test_a_task_without_its_data_is_named_and_the_rest_goes_on(slurm, study):
 
 def test_a_task_that_is_requeued_resumes_and_gives_the_same(slurm, study):
     root, start = study
-    words = ("--methods", "CoOp", "--datasets", "first", "--seeds", "1", "--epochs", "60", "--cpus", "1")
+    words = ("--methods", "CoOp", "--datasets", "first", "--seeds", "1", "--epochs", "400", "--cpus", "1")
     process = start(*words, OUTPUT=str(root / "whole"))
     assert ended(process)[0] == 0
     process = start(*words)
@@ -97,7 +97,7 @@ def test_a_task_that_is_requeued_resumes_and_gives_the_same(slurm, study):
     assert code == 0, out + errors
     (one,), (two,) = records(root / "whole"), records(root / "out")
     first, second = sorted(two["folder"].glob("log.txt*"))
-    assert "epoch [60/60]" not in first.read_text() and "Found checkpoints" in second.read_text()
+    assert "epoch [400/400]" not in first.read_text() and "Found checkpoints" in second.read_text()
     assert one["metrics"] == two["metrics"] and in_queue(job) == []
 
 

@@ -10,7 +10,7 @@ from dassl.utils.errors import ConfigError
 
 WITHOUT = {  # settings with which a method leaves the image tower alone
     **dict.fromkeys(("CILMP", "IVLP", "PromptSRC", "BiomedDPT"), ("N_CTX_VISION", 0)),
-    **dict.fromkeys(("CLIPLoRA", "CLIPSVD"), ("ENCODER", "text")),
+    **dict.fromkeys(("CLIPLoRA", "CLIPSVD", "TwoSFS"), ("ENCODER", "text")),
 }
 OTHERS = [f for f in OTHER_TOWERS if f != "resnet"]  # test_every_method has the ResNet
 
