@@ -6,9 +6,10 @@ yet (a few-shot run sees a few val images, and a run on val is another run), and
 
 import numpy as np
 
+from dassl.evaluation.figures import BINS, ece
+
 from .predictions import read
 
-BINS = 15  # as figures.ece
 FIGURES = {"nll": "NLL", "brier": "Brier", "ece": "ECE", "classwise_ece": "class-wise ECE"}
 MISSING = ("Before temperature scaling: its temperature needs a run's probabilities on the whole val part, which are "
            "not kept, and test images must not choose it.")  # fmt: skip
@@ -25,13 +26,8 @@ def brier(labels, probabilities):
     return float(((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(1).mean())
 
 
-def ece(labels, probabilities):
-    """Expected calibration error of the top probability, percent (Guo et al. 2017)."""
-    return 100 * _gap(probabilities.max(1), probabilities.argmax(1) == labels)
-
-
 def classwise_ece(labels, probabilities):
-    """The same of each class's probability against its own frequency, mean over classes, percent (Kull et al. 2019)."""
+    """As `ece`, of each class's probability against its own frequency; mean over classes (Kull et al. 2019)."""
     return 100 * float(np.mean([_gap(p, labels == c) for c, p in enumerate(probabilities.T)]))
 
 
@@ -43,7 +39,8 @@ def _gap(confidence, hit):
 
 
 def figures(labels, probabilities):
-    return {name: globals()[name](labels, probabilities) for name in FIGURES}
+    return {name: figure(labels, probabilities) for name, figure in
+            zip(FIGURES, (nll, brier, ece, classwise_ece))}  # fmt: skip
 
 
 def of_rows(records, data):

@@ -168,6 +168,11 @@ def results_of(spec, output):
     return results_file(spec.folder(output), spec.split)
 
 
+def accuracy_of(spec, output):
+    """What its results say first, in words."""
+    return f"accuracy {read_json_object(results_of(spec, output))['metrics']['accuracy']:.1f}"
+
+
 def finished(spec, output):
     """Whether its results are there and, for a test, are of its source's present training."""
     path = results_of(spec, output)
@@ -192,8 +197,7 @@ def outcome(spec, output, force=False):
             reason, again = attempt(spec, folder, output, force)
             if reason:
                 return Outcome("failed", reason, again=again)
-            accuracy = read_json_object(results_of(spec, output))["metrics"]["accuracy"]
-            return Outcome("done", f"accuracy {accuracy:.1f}", time.time() - begin)
+            return Outcome("done", accuracy_of(spec, output), time.time() - begin)
     except Busy:
         return Outcome("busy")
 

@@ -35,9 +35,9 @@ class Reads:
         from dassl.engine import TRAINER_REGISTRY
 
         trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-        found = dict(self._data(cfg.DATASET.NAME, cfg))
+        found = dict(self.data(cfg.DATASET.NAME, cfg))
         if cfg.DATASET.TEST_ON:
-            found["tested on"] = sha256_of(self._data(cfg.DATASET.TEST_ON, cfg))
+            found["tested on"] = sha256_of(self.data(cfg.DATASET.TEST_ON, cfg))
         if issubclass(trainer, trainers.PromptTrainer):
             model = cfg.MODEL.BACKBONE
             found["weights"] = backbones.weights_sha256(model.NAME, model.WEIGHTS or None)
@@ -51,7 +51,8 @@ class Reads:
             found["code"] = sha256_of(code)
         return found
 
-    def _data(self, name, cfg):
+    def data(self, name, cfg):
+        """{what: hash} of a data set."""
         key = (name, cfg.DATASET.ROOT, max(cfg.INPUT.SIZE))
         return self._once(key, lambda: _data(*key, cfg))
 

@@ -94,7 +94,7 @@ def spec_of(args):
     part = "test" if args.eval_only else "train"
     reads = Reads()
     if issubclass(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), trainers.PromptTrainer):
-        reads._data(cfg.DATASET.NAME, cfg)  # said before weights are fetched, which must be here to be hashed
+        reads.data(cfg.DATASET.NAME, cfg)  # said before weights are fetched, which must be here to be hashed
         backbones.fetch(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.WEIGHTS or None)
     spec = RunSpec(cfg, "single", part, "flags", plugins=tuple(args.plugin)).resolved(reads)
     results = Path(args.model_dir, "results.json")

@@ -194,7 +194,8 @@ class Plan:
         reads, found = Reads(), []
         for why, affected in problems(specs, self.make):
             self.cannot.append(f"{why} ({len(affected)} runs)")
-            specs = [s for s in specs if not any(s is other for other in affected)]
+            stopped = set(map(id, affected))
+            specs = [s for s in specs if id(s) not in stopped]
         for spec in specs:
             try:
                 found.append(spec.resolved(reads))

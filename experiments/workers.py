@@ -87,6 +87,7 @@ class Pool(Launch):
     def work(self, todo):
         news, self.crew, self.waiting = queue.Queue(), [], collections.deque(todo)
         self.again, self.files = set(), {}
+        self.unsettled = {spec.folder(self.output) for spec in todo}
         with tempfile.TemporaryDirectory(prefix="cilmp-specs-") as folder:
             for i, spec in enumerate(todo):
                 self.files[id(spec)] = Path(folder, f"{i}.json")
@@ -144,11 +145,16 @@ class Pool(Launch):
         """Whether the run it tests is done with; it may be among those that are still to be run."""
         if spec.source is None:
             return True
-        source = spec.source.folder(self.output)
-        ahead = [*self.waiting, *(w.spec for w in self.crew if w.spec is not None)]
-        return all(s.folder(self.output) != source for s in ahead)
+        return spec.source.folder(self.output) not in self.unsettled
+
+    def settled(self, spec, found):
+        done = super().settled(spec, found)
+        if done:
+            self.unsettled.discard(spec.folder(self.output))
+        return done
 
     def _ended(self, spec, found):
+        self.memory.forget()
         if found.again and id(spec) not in self.again:
             self.again.add(id(spec))
             self.say_again(spec, found)
@@ -177,6 +183,10 @@ class Memory:
     def __init__(self, output):
         self.output, self._known, self._size = output, None, {}
 
+    def forget(self):
+        """A run has finished: look again what runs of its kind need."""
+        self._known = None
+
     def fits(self, spec, worker, crew):
         if not worker.device:
             return True
@@ -188,7 +198,7 @@ class Memory:
 
     def need(self, spec):
         """MiB that a run of this kind took at most; None: none has finished yet, so it gets the GPU for itself."""
-        if self._known is None or kind(spec) not in self._known:
+        if self._known is None:
             self._known = measured(self.output, "peak_memory_mib")
         found = self._known.get(kind(spec))
         return max(found) if found else None
