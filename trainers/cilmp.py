@@ -152,6 +152,8 @@ class CILMP(AveragingMixin, PromptTrainer):
             raise ConfigError(
                 f"TRAINER.CILMP.LOW_RANK_DIMENSION {cfg.TRAINER.CILMP.LOW_RANK_DIMENSION}: a rank of 1 or more"
             )
+        if not 0 <= cfg.TRAINER.CILMP.DROPOUT < 1:
+            raise ConfigError(f"TRAINER.CILMP.DROPOUT {cfg.TRAINER.CILMP.DROPOUT}: a share of 0 or more, below 1")
         if cfg.TRAINER.CILMP.DROPOUT_MODE not in ("hidden", "shared"):
             raise ConfigError(
                 f"TRAINER.CILMP.DROPOUT_MODE {cfg.TRAINER.CILMP.DROPOUT_MODE!r}: choose hidden or shared"

@@ -14,7 +14,7 @@ Written out, e costs D numbers per image, class, row and level. But with W_s = [
     u := A e = A h + (A R) w
 
 so a token's coordinates u need r numbers. A h, w0 and M belong to a class and row: once a step in training,
-once for all in evaluation. M for all rows is one product of h with the (D, r r) matrix of columns W_r[i] * W_b[:, j].
+once for all in evaluation. M for all rows is one product of h with the (r r, D) matrix of rows W_r[i] * W_b[:, j].
 
 Everything carries a leading level axis J: the interventions of all prompted layers are one batched product.
 """
@@ -25,7 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-ROWS_AT_ONCE = 2**20  # numbers of D-wide rows that `hidden` dropout holds at once; fixed, so noise never depends on it
+# Numbers of D-wide rows whose dropout is drawn at once, on CPU and on a GPU: fixed, so that noise is a function of
+# seed, level and row alone.
+NUMBERS_AT_ONCE = (2**20, 2**24)
 
 
 class Intervention(nn.Module):
@@ -53,7 +55,7 @@ class Intervention(nn.Module):
     def source_terms(self, h):
         """The image-free part of w: w0 (J, C, P, r) and M (J, C, P, r, r) or None, of rows h (C, P, D).
 
-        Level by level, because the (D, r r) columns of M are the largest tensors of rank space.
+        Level by level, because the (r r, D) weights of M are the largest tensors of rank space.
         """
         R = self.rotation()
         if not self.conditional:
@@ -61,8 +63,8 @@ class Intervention(nn.Module):
         left, right = self.source.chunk(2, dim=-1)  # W_l, W_r (J, r, D)
         fixed = left + right * self.up_bias[:, None] - R.mT  # (J, r, D)
         w0 = on_rows(h, fixed) + self.source_bias[:, None, None]
-        pairs = zip(right.mT.unbind(), self.up.unbind())  # not right[j]: its backward fills J zero tensors of full size
-        m = torch.stack([h.flatten(0, 1) @ _columns(*pair) for pair in pairs])  # (J, C P, r r)
+        pairs = zip(right.unbind(), self.up.mT.unbind())  # not right[j]: its backward fills J zero tensors of full size
+        m = torch.stack([F.linear(h.flatten(0, 1), _pairs(*pair)) for pair in pairs])  # (J, C P, r r)
         return w0, m.unflatten(1, h.shape[:2]).unflatten(-1, (R.shape[-1],) * 2)
 
     def differences(self, terms, v):
@@ -81,9 +83,9 @@ def _linear(levels, width_in, width_out):
     return weight, nn.Parameter(torch.stack([x.bias.detach() for x in layers]))
 
 
-def _columns(a, b):
-    """(D, r r) with column i r + k = a[:, i] * b[:, k], of a, b (D, r)."""
-    return (a[:, :, None] * b[:, None]).flatten(1)
+def _pairs(a, b):
+    """(r r, D) with row i r + k = a[i] * b[k], of a, b (r, D)."""
+    return (a[:, None] * b.contiguous()).flatten(0, 1)
 
 
 def on_rows(h, weights):
@@ -107,73 +109,107 @@ def coordinates_shared_dropout(h, w, A, R, p):
     for a, r in zip(A, R):
         mask = torch.empty(h.shape, device=h.device).bernoulli_(keep).div_(keep)  # (C, P, D)
         base.append((mask * h) @ a.mT)  # (C, P, r)
-        maps.append((mask @ _columns(a.mT, r)).unflatten(-1, (A.shape[1],) * 2))  # (C, P, r, r)
+        maps.append(F.linear(mask, _pairs(a, r.mT)).unflatten(-1, (A.shape[1],) * 2))  # (C, P, r, r)
     return torch.stack(base)[:, None] + torch.einsum("jcprk,jbcpk->jbcpr", torch.stack(maps), w)
 
 
 def coordinates_hidden_dropout(h, w, A, R, p):
     """As `coordinates`, with the paper's dropout: a mask per image, class, row and dimension of e, before A.
 
-    The D-wide rows are written out a block at a time and again in backward; blocks are fixed by D alone and each
-    has its own generator, so the noise depends on neither batch chunks nor memory.
+    With z (0 or 1) what is dropped, A (m e) = (A e - A (z h) - A diag(z) R w) / (1 - p): rank space, and sums over the
+    share p of the D dimensions that z drops. No D-wide row is written out.
     """
     seed = int(torch.randint(2**62, ()))  # CPU generator: resumable, and no device sync
-    return HiddenDropout.apply(h, w, A, R, p, seed)
+    base, maps = DroppedSums.apply(h, A, R, w.shape[1], p, seed)
+    lost = base + torch.einsum("jbcprk,jbcpk->jbcpr", maps, w)
+    return (coordinates(h, w, A, R) - lost) / (1 - p)
 
 
-class HiddenDropout(torch.autograd.Function):
-    """u = A (m * (h + R w)) of every level, m a fresh scaled mask per number; m is drawn again in backward."""
+class DroppedSums(torch.autograd.Function):
+    """A (z h) (J, B, C, P, r) and A diag(z) R (J, B, C, P, r, r), z fresh for every level, image and row of h.
 
-    @staticmethod
-    def forward(ctx, h, w, A, R, p, seed):
-        ctx.save_for_backward(h, w, A, R)
-        ctx.p, ctx.seed = p, seed
-        out = torch.empty(w.shape, dtype=w.dtype, device=w.device)
-        flat, scale = out.flatten(1, 3), _scale(p)
-        for j, at, e, keep in _blocks(h, w.flatten(1, 3), R, p, seed):
-            flat[j, at] = scale * (e.mul_(keep) @ A[j].mT)
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):
-        h, w, A, R = ctx.saved_tensors
-        rows, grads = w.flatten(1, 3), grad.flatten(1, 3) * _scale(ctx.p)
-        grad_w, grad_A, grad_R = torch.empty_like(rows), torch.zeros_like(A), torch.zeros_like(A)  # grad_R' (J, r, D)
-        for j, at, e, keep in _blocks(h, rows, R, ctx.p, ctx.seed):
-            grad_A[j].addmm_(grads[j, at].mT, e.mul_(keep))
-            grad_e = torch.mm(grads[j, at], A[j], out=e).mul_(keep)
-            torch.mm(grad_e, R[j], out=grad_w[j, at])
-            grad_R[j].addmm_(rows[j, at].mT, grad_e)
-        return None, grad_w.view(w.shape), grad_A, grad_R.mT, None, None
-
-
-def _scale(p):
-    """1 / (share kept) of the p that 16 random bits can express (0.1 -> 0.10001)."""
-    return 65536 / (65536 - round(p * 65536))
-
-
-def _blocks(h, rows, R, p, seed):
-    """(level, slice, e (n, D), keep (n, D) of 0 and 1) of blocks of rows (J, N, r) in the order (image, class, row).
-
-    e and keep are buffers that the next block overwrites. Four masks come out of each 64 random bits: on CPU a
-    seventh of the time of bernoulli_; a mask of floats multiplies in a tenth of the time of masked_fill_.
+    Both are sums of rows of small tables (D, r) and (D, r r), one bag of dimensions a token. Backward draws the same
+    dropouts again and sums the other way, one bag of tokens a dimension.
     """
-    base, width = h.flatten(0, 1), h.shape[-1]  # (C P, D): row n of the grid belongs to base[n % (C P)]
-    size = min(max(1, ROWS_AT_ONCE // width), rows.shape[1])
-    index = torch.arange(rows.shape[1], device=h.device) % base.shape[0]
-    rows_e, rows_keep = h.new_empty(size, width), h.new_empty(size, width)
-    random = torch.empty(-(-size * width // 4), dtype=torch.int64, device=h.device)
+
+    @staticmethod
+    def forward(ctx, h, A, R, images, p, seed):
+        ctx.save_for_backward(h, A, R)
+        ctx.p, ctx.seed = p, seed
+        (J, r, _), grid = A.shape, (images, *h.shape[:2])
+        base, maps = A.new_empty(J, math.prod(grid), r), A.new_empty(J, math.prod(grid), r * r)
+        for j in range(J):
+            a, pairs = A[j].mT.contiguous(), _pairs(A[j], R[j].mT).mT.contiguous()
+            for at, _, dimension, number, starts in _dropped(h, base.shape[1], p, seed + j):
+                base[j, at] = _bags(a, dimension, starts, number)
+                maps[j, at] = _bags(pairs, dimension, starts)
+        return base.view(J, *grid, r), maps.view(J, *grid, r, r)
+
+    @staticmethod
+    def backward(ctx, grad_base, grad_maps):
+        h, A, R = ctx.saved_tensors
+        J, r, D = A.shape
+        grad_base, grad_maps = grad_base.reshape(J, -1, r), grad_maps.reshape(J, -1, r * r)
+        grad_A, grad_R = torch.empty_like(A), torch.empty_like(R)
+        each = torch.arange(D + 1, dtype=torch.int16 if D < 2**15 else torch.int32, device=h.device)
+        for j in range(J):
+            a, pairs = A.new_zeros(D, r), A.new_zeros(D, r * r)  # gradients of the tables
+            for at, token, dimension, number, _ in _dropped(h, grad_base.shape[1], ctx.p, ctx.seed + j):
+                count = at.stop - at.start
+                dimension = dimension.masked_fill_(token == count, D).to(each.dtype)
+                dimension, order = dimension.sort(stable=True)
+                token, number = token.clamp_(max=count - 1).index_select(0, order), number.index_select(0, order)
+                starts = torch.searchsorted(dimension, each, out_int32=True)
+                a += _bags(grad_base[j, at], token, starts, number)
+                pairs += _bags(grad_maps[j, at], token, starts)
+            pairs = pairs.mT.contiguous().view(r, r, D)
+            grad_A[j] = (pairs * R[j].mT.contiguous()).sum(1).add_(a.mT)
+            grad_R[j] = (pairs * A[j][:, None]).sum(0).mT
+        return None, grad_A, grad_R, None, None, None
+
+
+def _bags(table, index, starts, weight=None):
+    """Sums of table[index] (times weight) over bags that begin at `starts`; the last is left out."""
+    return F.embedding_bag(index, table, starts, mode="sum", per_sample_weights=weight)[:-1]
+
+
+def _dropped(h, tokens, p, seed):
+    """(slice, token, dimension, number, starts) of blocks of tokens (image, class, row): what dropout drops, in order.
+
+    token: int32, counted from the block's first; the block's length marks entries beyond the last token, to be ignored.
+    number: of h at the token's row and the dimension. starts: where each token's entries begin, then those beyond.
+    """
+    base, width = h.flatten(0, 1), h.shape[-1]  # (C P, D): token n of the grid belongs to base[n % (C P)]
+    size = max(1, NUMBERS_AT_ONCE[h.is_cuda] // width)
     generator = torch.Generator(h.device)
-    for j in range(len(rows)):
-        for number, start in enumerate(range(0, rows.shape[1], size)):
-            at = slice(start, min(start + size, rows.shape[1]))
-            count = at.stop - at.start
-            e, keep = rows_e[:count], rows_keep[:count]
-            torch.index_select(base, 0, index[at], out=e).addmm_(rows[j, at], R[j].mT)
-            generator.manual_seed((seed + j + 1_000_003 * number) % 2**63)
-            random.random_(-(2**63), None, generator=generator)
-            torch.ge(random.view(torch.int16)[: count * width].view(count, width), round(p * 65536) - 32768, out=keep)
-            yield j, at, e, keep
+    for block, start in enumerate(range(0, tokens, size)):
+        at = slice(start, min(start + size, tokens))
+        generator.manual_seed((seed + 1_000_003 * block) % 2**63)
+        count = at.stop - at.start
+        place = _places(count * width, p, generator, h.device)
+        each = torch.arange(count + 1, dtype=torch.int32, device=h.device)
+        starts = torch.searchsorted(place, each * width, out_int32=True)
+        lengths = torch.diff(starts, append=starts.new_full((1,), len(place)))
+        token = each.repeat_interleave(lengths, output_size=len(place))
+        row = ((each + start) % len(base)).repeat_interleave(lengths, output_size=len(place))
+        dimension = place.sub_(token * width).clamp_(max=width - 1)
+        yield at, token, dimension, h.flatten().index_select(0, row.mul_(width).add_(dimension)), starts
+
+
+def _places(total, p, generator, device):
+    """Where, of `total` independent trials of probability p, one succeeds: int32, ascending; the last lie beyond.
+
+    A random number a success, not a trial. How many there will be is random too: twelve standard deviations more than
+    the mean are drawn, so that no device has to be asked (too few: less than once in 1e25 draws).
+    """
+    draws = min(total, math.ceil(total * p + 12 * math.sqrt(total * p * (1 - p)) + 60))
+    steps = _steps(torch.empty(draws, dtype=torch.float32, device=device).uniform_(generator=generator), p)
+    return steps.clamp_(max=total).int().cumsum(0, dtype=torch.int32).sub_(1)
+
+
+def _steps(uniform, p):
+    """From one success to the next, of u in [0, 1): geometric, 1 + log(1 - u) / log(1 - p), still to be floored."""
+    return uniform.neg_().add_(1).log_().mul_(1 / math.log1p(-p)).add_(1)
 
 
 def kaiming(*shape):

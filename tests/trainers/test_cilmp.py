@@ -9,9 +9,11 @@ from cilmp import backbones
 from cilmp.benchmarks.plain.cilmp import plain_cilmp
 from cilmp.benchmarks.plain.image import plain_image
 from cilmp.benchmarks.plain.text import Slot, plain_text
+from cilmp.experiments.settings import base_config
 from cilmp.tests.backbones.small_models import images
 from cilmp.tests.official import cilmp as numbers
 from cilmp.tests.trainers import cilmp_cases as cases
+from cilmp.trainers import interventions
 from cilmp.trainers.cilmp import CILMP
 from dassl.utils.errors import UserError
 from dassl.utils.paths import REPO
@@ -194,11 +196,94 @@ def test_dropout_law(mode):
     assert ((drawn.mean(0) - mean).abs() / deviation).max() < 5 / 1500**0.5
     assert (drawn.var(0) / variance - 1).abs().mean() < 0.05
     between = drawn - mean
+    if mode == "hidden":  # the coordinates of a token see one mask
+        wanted = 0.1 / 0.9 * torch.einsum("jbcpd,jrd,jsd->jbcprs", e**2, ours.A, ours.A)
+        found = torch.einsum("njbcpr,njbcps->jbcprs", between, between) / len(drawn)
+        scale = deviation[..., None] * deviation[..., None, :]
+        assert ((found - wanted) / scale).abs().max() < 5 * (2 / 1500) ** 0.5
+        rows = (between[:, :, :, :, 0] * between[:, :, :, :, 1]).mean(0) / (deviation[..., 0, :] * deviation[..., 1, :])
+        assert rows.abs().max() < 0.12, "rows must have masks of their own"
     correlation = (between[:, :, 0] * between[:, :, 1]).mean(0) / (deviation[:, 0] * deviation[:, 1])
     if mode == "hidden":
         assert correlation.abs().max() < 0.12, "images must have masks of their own"
     else:
         assert correlation.mean() > 0.5, "one mask for all images"
+
+
+def d_wide(h, w, A, R, p, seed):
+    """What `coordinates_hidden_dropout` stands for, at width D under the mask of that seed; and the mask (J, N, D)."""
+    keep = torch.ones(len(A), w[0, ..., 0].numel(), h.shape[-1], dtype=h.dtype)
+    for j in range(len(A)):
+        for at, token, dimension, _, _ in interventions._dropped(h, keep.shape[1], p, seed + j):
+            inside = token < at.stop - at.start
+            keep[j, at][token[inside].long(), dimension[inside].long()] = 0
+    e = h + torch.einsum("jbcpk,jdk->jbcpd", w, R)
+    return torch.einsum("jbcpd,jrd->jbcpr", keep.view(e.shape) * e / (1 - p), A), keep
+
+
+@pytest.mark.parametrize("p", [0.02, 0.1, 0.6])
+@pytest.mark.parametrize("rows_at_once", [1, 4, 1000])
+def test_dropout_is_that_of_wide_rows(p, rows_at_once, monkeypatch):
+    """Tokens and gradients, of the very same mask."""
+    torch.manual_seed(0)
+    J, B, C, P, D, r = 2, 5, 3, 2, 75, 4
+    monkeypatch.setattr(interventions, "NUMBERS_AT_ONCE", (rows_at_once * D, 0))
+    h, *learned = (torch.randn(n, dtype=torch.float64) for n in [(C, P, D), (J, B, C, P, r), (J, r, D), (J, D, r)])
+    learned = [x.requires_grad_() for x in learned]
+    before = torch.get_rng_state()
+    ours = interventions.coordinates_hidden_dropout(h, *learned, p)
+    torch.set_rng_state(before)
+    wide, keep = d_wide(h, *learned, p, int(torch.randint(2**62, ())))
+    assert (1 - keep.mean() - p).abs() < 5 * (p * (1 - p) / keep.numel()) ** 0.5
+    torch.testing.assert_close(ours, wide, atol=1e-10, rtol=1e-10)
+    slope = torch.randn_like(wide)
+    for a, b in zip(torch.autograd.grad(ours, learned, slope), torch.autograd.grad(wide, learned, slope)):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_steps_between_dropped_numbers_are_geometric(p):
+    """The law itself, of all 2^24 uniform numbers that there are: off by no more than their resolution."""
+    steps = interventions._steps(torch.arange(2**24, dtype=torch.float32) / 2**24, p).long()
+    share = torch.bincount(steps).double() / 2**24
+    n = torch.arange(len(share))
+    wanted = (p * (1 - p) ** (n - 1.0)).masked_fill(n == 0, 0)
+    assert (share - wanted).abs().max() < 3 / 2**24
+    assert abs(1 / steps.double().mean() - p) < 1e-6
+
+
+def test_places_are_independent_trials():
+    """Share, and correlation of every number with the numbers after it and below it, over 400 draws."""
+    generator, total = torch.Generator().manual_seed(0), 2000
+    hit = torch.zeros(400, total)
+    for n in range(400):
+        place = interventions._places(total, 0.1, generator, "cpu")
+        assert place[-1] >= total, "enough were drawn"
+        hit[n, place[place < total].long()] = 1
+    hit = (hit - 0.1) / 0.3
+    assert hit.mean().abs() < 5 / hit.numel() ** 0.5
+    assert hit.mean(0).abs().max() < 5 / 400**0.5, "every place alike"
+    for lag in (1, 2, 3, 10, 50):
+        assert (hit[:, lag:] * hit[:, :-lag]).mean().abs() < 5 / hit.numel() ** 0.5, lag
+    assert (hit[1:] * hit[:-1]).mean().abs() < 5 / hit.numel() ** 0.5
+
+
+def test_noise_is_a_function_of_seed_level_and_row(monkeypatch):
+    """A row's mask does not change with how many rows follow it."""
+    monkeypatch.setattr(interventions, "NUMBERS_AT_ONCE", (8 * 75, 0))
+    h, A, R = torch.randn(3, 2, 75), torch.randn(2, 4, 75), torch.randn(2, 75, 4)
+    few, many = (d_wide(h, torch.zeros(2, images, 3, 2, 4), A, R, 0.1, 7)[1] for images in (3, 5))
+    assert torch.equal(few, many[:, : few.shape[1]]) and not torch.equal(few[0], few[1])
+    assert not torch.equal(many[:, :8], many[:, 8:16]), "blocks have noise of their own"
+
+
+@pytest.mark.parametrize("p", [1.0, -0.1])
+def test_dropout_is_a_share(p):
+    trainer = object.__new__(CILMP)
+    trainer.cfg = base_config()
+    trainer.cfg.TRAINER.CILMP.DROPOUT = p
+    with pytest.raises(UserError, match=r"TRAINER.CILMP.DROPOUT .*: a share of 0 or more, below 1"):
+        trainer.check_cfg(trainer.cfg)
 
 
 def test_no_dropout_in_evaluation():

@@ -4,6 +4,8 @@ They have a shape, a type and a device, no numbers. So two devices in one operat
 number or chooses a shape by one: on a real device each such read waits for it. Backward needs a driver and is left out.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -13,12 +15,14 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cilmp import trainers
 from cilmp.tests.backbones import small_models
 from cilmp.tests.trainers import cilmp_cases, test_every_method
 from cilmp.tests.trainers import plain_methods as plain
+from cilmp.trainers import interventions
 from cilmp.trainers.precision import in_towers
 
 METHODS = sorted(trainers.methods())
@@ -162,6 +166,27 @@ def test_cilmp_with_equal_and_ragged_rows(lengths, mode, cuda):
         train_and_test(on_device(ours, word), "openai", cuda)
     half = cilmp_cases.learner(plain.small("openai").half(), plain.NAMES, rows, DROPOUT_MODE=mode)
     train_and_test(on_device(half, "fp16"), "openai", cuda)
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations that compute: views and empty tensors launch nothing."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.namespace == "aten" and not (function.is_view or "empty" in function.name())
+        return function(*args, **(kwargs or {}))
+
+
+def test_dropout_of_cilmp_takes_few_launches(cuda):
+    """A pass at the paper's size, B = 64 and C = 8, prefix or suffix: a block a level (96 in the CPU's blocks)."""
+    h, A, R = (torch.empty(n, device="cuda") for n in [(8, 4, 4096), (12, 8, 4096), (12, 4096, 8)])
+    cuda.in_step, kept = True, SimpleNamespace(save_for_backward=lambda *x: setattr(kept, "saved_tensors", x))
+    with Launches() as forward:
+        grads = interventions.DroppedSums.forward(kept, h, A, R, 64, 0.1, 0)
+    with Launches() as backward:
+        interventions.DroppedSums.backward(kept, *grads)
+    assert forward.count <= 12 * 40 and backward.count <= 12 * 55
 
 
 @pytest.mark.parametrize("method", ["SSText", "TipAdapter", "TransCLIPFS"])
