@@ -24,9 +24,9 @@ from dassl.utils.io import write_json
 # logits at scale 100 and loss: absolute; gradients and learned tensors: relative to the norm
 TOLERANCE = {"logits": 2e-4, "loss": 2e-4, "gradients": 1e-4}
 OTHERWISE = 1e-4
-# Singular vectors of near values are known to a thousandth in float32 (other threads, another LAPACK: other ones), and
-# learned values far from the first ones, as here, let the logits see it. The case in hashed.py has no such neighbours.
-LOOSE = {"clipsvd": {"logits": 5e-3, "gradients": 5e-3}}
+# Singular vectors of near values are known to a thousandth in float32 (other threads or another processor, other ones),
+# and learned values far from the first ones, as here, let the logits see it.
+LOOSE = {"clipsvd": {"logits": 5e-3, "gradients": 5e-3}, "clipsvd_small": {"logits": 2e-3, "gradients": 1e-3}}
 # The official merging branch reads weights without the factors in its backward pass; mended, it is ..._merging_kept.
 THEIR_FAULT = {"cliplora_merging": ("gradients",)}
 THINNED = 31  # every so many numbers of a large gradient are kept
