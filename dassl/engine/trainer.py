@@ -167,9 +167,7 @@ class SimpleTrainer(TrainerBase):
         elif time.time() - self._saved_at > ROLLING_SECONDS or self._stopped():
             self._save_and_drop(self.epoch + 1)
         if self._stopped():
-            if self.epoch + 1 < self.max_epoch:
-                self._stop.stop()
-            self._stop.release()
+            self._stop.stop()
 
     def _stopped(self):
         """Whether a signal came during the epoch's last step."""
