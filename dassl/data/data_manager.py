@@ -222,6 +222,7 @@ class DataManager:
         for part in ("train_x", "test"):
             if not getattr(dataset, part):
                 raise UserError(f"dataset {cfg.DATASET.NAME} has no {part.removesuffix('_x')} images")
+        dataset.keep_val_apart()
         x, test = cfg.DATALOADER.TRAIN_X, cfg.DATALOADER.TEST
         common = {"dataset_wrapper": dataset_wrapper}
         self.train_loader_x = build_data_loader(
