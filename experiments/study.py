@@ -167,7 +167,7 @@ class Plan:
     """The specs of a study on this machine: resolved, what is done, and what cannot be run and why."""
 
     def __init__(self, study, output, make=True):
-        self.study, self.output, self.make, self.cannot = study, Path(output), make, []
+        self.study, self.output, self.make, self.cannot, self.to_make = study, Path(output), make, [], []
         self.requests = study.requests()
         self.specs = self._resolved(self._specs())
 
@@ -191,7 +191,7 @@ class Plan:
         return sorted(found.values(), key=lambda spec: order[spec.seed])  # tables fill up evenly
 
     def _resolved(self, specs):
-        reads, found = Reads(), []
+        reads, found = Reads(plan=not self.make), []
         for why, affected in problems(specs, self.make):
             self.cannot.append(f"{why} ({len(affected)} runs)")
             stopped = set(map(id, affected))
@@ -202,6 +202,7 @@ class Plan:
             except UserError as error:
                 line = f"{spec.method} on {spec.dataset}: {error}"
                 self.cannot += [line] if line not in self.cannot else []
+        self.to_make = list(reads.to_make)
         return found
 
     def groups(self):
@@ -227,6 +228,8 @@ class Plan:
 
         header, rows = self.table()
         print(tabulate(rows, headers=header, disable_numparse=True))
+        for line in self.to_make:
+            print(f"made first: {line}")
         for line in self.cannot:
             print(f"not ready: {line}")
 
