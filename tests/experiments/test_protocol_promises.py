@@ -194,9 +194,10 @@ def test_a_file_of_the_named_method_alone():
     assert request.notes() == ["CFG=cross_dataset is no file of ZeroshotCLIP: their own settings."]
     named = Request("few_shot", "", "BTMRI", [1], {"CFG": "cross_dataset", "METHODS": "ZeroshotCLIP MaPLe"})
     of_nobody = Request("few_shot", "MaPLe", "BTMRI", [1], {"CFG": "corss_dataset"})
-    for request in (named, of_nobody):
-        with pytest.raises(MissingFile, match=f"CFG={request.cfg}: no .*ZeroshotCLIP"):
-            request.spec(base, "ZeroshotCLIP", 16, 1)
+    of_all = Request("few_shot", "all", "BTMRI", [1], {"CFG": "corss_dataset"})
+    for request, method in ((named, "ZeroshotCLIP"), (of_nobody, "MaPLe"), (of_all, "ZeroshotCLIP")):
+        with pytest.raises(MissingFile, match=f"CFG={request.cfg}: no .*{method}"):
+            request.spec(base, method, 16, 1)
 
 
 def test_tuned_values_that_nobody_tuned_are_refused_where_they_are_asked_for():
