@@ -7,7 +7,7 @@ from dassl.utils.errors import MissingFile, UserError
 from dassl.utils.io import write_text
 from dassl.utils.paths import output_root, slug
 
-from . import archive, calibration, over_sets, pairs, tables
+from . import archive, calibration, formats, over_sets, pairs, tables
 from .pictures import draw
 
 
@@ -42,8 +42,8 @@ def section(key, found, folder, several):
         return f"**{title}**: no table - {error}\n", None
     if not table["rows"]:
         return f"**{title}**: no method has finished all its parts\n", None
-    tables.save(table, folder, stem)
-    text = tables.markdown(table)
+    formats.save(table, folder, stem)
+    text = formats.markdown(table)
     if draw(protocol, table, folder / f"{stem}.png"):
         text += f"\n![{title}]({stem}.png)\n"
     return text + evidence(protocol, table, found, folder, stem), table
