@@ -7,6 +7,7 @@ from dassl.evaluation.figures import METRICS, Metric
 from dassl.utils.errors import UserError
 
 from . import pairs
+from .collect import trained_by
 from .formats import plain
 
 COSTS = {
@@ -19,13 +20,21 @@ COSTS = {
 
 def _steps(found):
     """Optimiser steps of a row's trainings: a number, from-to where seeds differ, or a word."""
-    counts = sorted(n for n in found if isinstance(n, int))
-    ends = [f"{n:,}" for n in dict.fromkeys((*counts[:1], *counts[-1:]))]
-    return "-".join(ends) or "/".join(sorted(found)) or "unknown"
+    words = sorted(n for n in found if isinstance(n, str))
+    return span([n for n in found if isinstance(n, int)], "{:,}", otherwise="/".join(words) or "unknown")
+
+
+def span(values, form, middle=None, otherwise="-"):
+    """Numbers in words: from-to where they differ, or (with `middle`) their median; `otherwise` where none is known."""
+    there = sorted(v for v in values if v is not None)
+    if not there:
+        return otherwise
+    ends = [middle(there)] if middle else (there[0], there[-1])
+    return "-".join(dict.fromkeys(map(form.format, ends)))
 
 
 def _median(values, form):
-    return form.format(statistics.median(values)) if values else "-"
+    return span(values, form, statistics.median)
 
 
 def check_equal_splits(records):
@@ -57,7 +66,7 @@ def _same(seen, key, record, field, what):
 def name_of(record):
     """A run in words, as RunSpec's."""
     spec = record["spec"]
-    shots = (spec.get("source") or {}).get("shots", spec["shots"])
+    shots = trained_by(record)["shots"]
     name = spec["label"] or spec["method"]
     return f"{name}, {in_words(shots)}, seed {spec['seed']}, {spec['part']}"
 
