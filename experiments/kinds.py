@@ -189,12 +189,14 @@ COST = {
 }
 
 
-def cost(protocol, backbone, records):
-    """Method x what a training costs, over the data sets and seeds of one protocol and backbone."""
+def cost(protocol, backbone, tables, records):
+    """Method x what a training costs, over the data sets and seeds of one protocol and backbone, and all its tables."""
+    names = {row["group"]: row["label"] for table in tables for row in table["data"]}
     rows = defaultdict(list)
     for r in records:
         if not r["spec"]["source"]:
-            rows[plain(r["spec"]["label"] or r["spec"]["method"]), r["spec"]["shots"]].append(r)
+            name = names.get(r["group"]) or plain(r["spec"]["label"] or r["spec"]["method"])
+            rows[name, r["spec"]["shots"]].append(r)
     if not rows:
         return None
     cells, data = [], []
@@ -202,7 +204,8 @@ def cost(protocol, backbone, records):
         costs = [r["cost"] for r in own]
         facts = {"steps": COSTS["steps"]({"steps": list(dict.fromkeys(c.get("steps", "unknown") for c in costs))})}
         facts |= {title: form(costs) for title, form in COST.items()}
-        facts |= {k: ", ".join(sorted({plain(r.get(k) or "not known") for r in own})) for k in ("precision", "device")}
+        for fact, keys in (("precision", ["precision"]), ("device", ["device_name", "device"])):
+            facts[fact] = ", ".join(sorted({plain(next(filter(None, map(r.get, keys)), "not known")) for r in own}))
         cells.append([name, in_words(shots), *facts.values(), str(len(own))])
         data.append({"method": name, "shots": shots, "runs": len(own), **facts})
     sets = sorted({trained_by(r)["dataset"] for r in records})
