@@ -82,8 +82,10 @@ def _data(found):
                           "train / val images"], rows)  # fmt: skip
     for dataset in sorted({d for d, _ in tested}):
         facts, notes = TABLE.get(dataset), listed(r.get("source_note") for r in found if r["dataset"] == dataset)
-        said = [f"source {facts.home}", f"licence {facts.licence}", f"partition: {facts.partition}",
-                f"patients or groups: {facts.group}"] if facts else [f"source, licence and partition {UNKNOWN}"]  # fmt: skip
+        said = [f"source, licence and partition {UNKNOWN}"]
+        if facts:
+            said = [f"source {facts.home}", f"licence {facts.licence}", f"partition: {facts.partition}",
+                    f"patients or groups: {facts.group}"]  # fmt: skip
         said += [] if notes == UNKNOWN else [notes.rstrip(".")]
         lines += ["", f"{formats.md(dataset)}: {'; '.join(said)}."]
     left = sorted({(r["dataset"], part, n) for r in found for part, n in (r.get("left_out") or {}).items() if n})
@@ -148,11 +150,12 @@ def _protocols(found):
 def _model(found):
     settings = [r["spec"]["settings"] for r in found]
     of = lambda key: listed(s.get(key) for s in settings)  # noqa: E731
-    own = {b: [r for r in found if r["spec"]["backbone"] == b] for b in dict.fromkeys(r["spec"]["backbone"]
-                                                                                        for r in found)}  # fmt: skip
-    lines = [f"- Backbone {formats.md(name)}: weights {listed(r.get('weights') or 'those of its name' for r in runs)}; SHA-256 "
-             f"{listed((r.get('reads') or {}).get('weights', '')[:16] for r in runs)}; towers in "
-             f"{listed(r.get('precision') for r in runs)}." for name, runs in own.items()]  # fmt: skip
+    lines = []
+    for name in dict.fromkeys(r["spec"]["backbone"] for r in found):
+        runs = [r for r in found if r["spec"]["backbone"] == name]
+        hashes = [(r.get("reads") or {}).get("weights", "")[:16] for r in runs]
+        lines.append(f"- Backbone {formats.md(name)}: weights {listed(r.get('weights') or 'of its name' for r in runs)}"
+                     f"; SHA-256 {listed(hashes)}; towers in {listed(r.get('precision') for r in runs)}.")
     llms = [r for r in found if r.get("llm")]
     return [*lines, f"- Images: size {of('INPUT.SIZE')}, {of('INPUT.RESIZE_MODE')}, {of('INPUT.INTERPOLATION')}, mean "
             f"{of('INPUT.PIXEL_MEAN')}, deviation {of('INPUT.PIXEL_STD')}; set by the user: "

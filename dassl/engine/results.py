@@ -15,7 +15,6 @@ from dassl.utils.version import commit
 
 from .run_folder import config_hash
 
-
 PARTS = {"train": "train_x", "val": "val", "test": "test"}
 
 
