@@ -31,16 +31,17 @@ def of_protocol(protocol, backbone, tables, records):
 
 def averaged(protocol, backbone, tables, records):
     """Method x (metric, shots, column): means over all data sets of the means over seeds."""
-    values = defaultdict(dict)  # {row: {column: [a value of each set]}}
+    values, columns = defaultdict(dict), {}  # {row: {column: [a value of each set]}}
     for table in tables.values():
         for row in table["data"]:
-            for metric, own in row["figures"].items():
+            for metric in protocol.metrics:
+                own = row["figures"].get(metric, {})
                 for c in protocol.columns(row["parts"]):
                     if c in own:
                         name, column = _place(protocol, row, metric, c)
                         values[name].setdefault(column, []).append(own[c][0])
-    order = {m: i for i, m in enumerate(protocol.metrics)}
-    columns = sorted({c for own in values.values() for c in own}, key=lambda c: (order[c[0]], _many(c[1])))
+                        columns[column] = None
+    columns = sorted(columns, key=lambda c: (protocol.metrics.index(c[0]), _many(c[1])))  # else as the protocol's
     whole = {name: {c: numbers.fmean(v) for c, v in own.items() if len(v) == len(tables)}
              for name, own in values.items()}  # fmt: skip
     if not any(whole.values()):
