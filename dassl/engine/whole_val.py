@@ -10,12 +10,11 @@ import numpy as np
 import torch
 
 from dassl.evaluation import build_evaluator
+from dassl.evaluation.figures import WHOLE_VAL as NAME
 from dassl.utils.errors import UserError
 
 from .checkpoint import rng_state, set_rng_state
 from .results import save_predictions
-
-NAME = "predictions_whole_val.npz"
 
 
 def keep(trainer):
