@@ -5,12 +5,14 @@
 """
 
 import contextlib
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 from cilmp.experiments import kept as keeping
 from cilmp.trainers.features import MICRO_BATCH, micro_batch
@@ -181,19 +183,39 @@ class Model:
     # ---- of images
 
     @torch.no_grad()
-    def predict_logits(self, images, batch_size=BATCH, on_bad=None):
-        """(N, C) float32 numpy; rows of the images that could be read."""
+    def outputs(self, images, batch_size=BATCH, on_bad=None, features=False, progress=False):
+        """(places, logits (N, C), features (N, d) or None) of the images that could be read, float32 numpy.
+
+        Args:
+            on_bad: as of `read`.
+            features: unit image features too, out of the same pass.
+            progress: a bar on a terminal.
+        """
+        images, parts = pictures.listed(images), []
         size = MICRO_BATCH[self.device.type] if self.transductive else batch_size
-        batches = self.read(images, size, on_bad)
-        if self.transductive:  # all images are answered together, of features in the bits of the run's own test
-            features = [micro_batch(self._learner, batch, size, self.device) for batch in batches]
-            batches = [torch.cat(features).to(self.device)] if features else []
-        found = [self.logits(batch).cpu() for batch in batches]
-        return torch.cat(found).numpy() if found else np.empty((0, len(self.classes)), np.float32)
+        with tqdm(total=len(images), unit="image", leave=False, delay=1, disable=None if progress else True) as bar:
+            for at, batch in pictures.batches(images, self.transform, size, on_bad):
+                parts.append((at, *self._output(batch, size, features)))
+                bar.update(len(at))
+        places = [place for at, *_ in parts for place in at]
+        seen = torch.cat([f for *_, f in parts]) if parts and parts[0][2] is not None else None
+        if self.transductive and parts:  # all images are answered together
+            logits = self.logits(seen).cpu()
+        else:
+            logits = torch.cat([z for _, z, _ in parts]) if parts else torch.empty(0, len(self.classes))
+        return places, logits.numpy(), unit(seen).numpy() if features and seen is not None else None
+
+    def _output(self, batch, size, features):
+        """(logits or None, features or None) of a batch, on the CPU."""
+        if self.transductive:  # in the bits of the run's own test
+            return None, micro_batch(self._learner, batch, size, self.device)
+        if features:
+            return tuple(part.cpu() for part in self.answers(batch))
+        return self.logits(batch).cpu(), None
 
     def predict_proba(self, images, batch_size=BATCH, on_bad=None):
         """(N, C) float32 numpy: probabilities of the classes, rows in the order of the images."""
-        return softmax(self.predict_logits(images, batch_size, on_bad))
+        return softmax(self.outputs(images, batch_size, on_bad)[1])
 
     def predict(self, images, batch_size=BATCH):
         """(N,) numpy array of class names."""
@@ -204,6 +226,22 @@ class Model:
         """(N, d) float32 numpy: unit image features."""
         found = [self.image_features(batch).cpu() for batch in self.read(images, batch_size)]
         return torch.cat(found).numpy()
+
+    def table(self, images, batch_size=BATCH):
+        """A pandas DataFrame, a row an image: prediction, probability, what calibration says, p(<class>) of each."""
+        from pandas import DataFrame
+
+        from .rows import columns_of
+
+        images = pictures.listed(images)
+        _, logits, features = self.outputs(images, batch_size, features=self.calibration is not None)
+        index = [str(i) for i in images] if all(isinstance(i, (str, PathLike)) for i in images) else None
+        return DataFrame(columns_of(self, logits, features), index=index)
+
+    def judged(self, logits, features):
+        """{column: N values} of what the calibration says of logits (N, C) and unit features (N, d): prediction sets,
+        whether an image is unlike the training images. Empty without a calibration."""
+        return {}
 
     def explain(self, image, *args, **kwargs):
         """Why an image is answered as it is."""
