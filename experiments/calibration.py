@@ -3,8 +3,8 @@
     p_T = softmax(log p / T)            T minimises the negative log-likelihood (Guo et al. 2017, 1706.04599)
 
 T is fitted on what the run that trained keeps of the split's whole val part, without the patients of images that chose
-the model; never on test. All images of a patient count. A part that is tested only (base2new's new classes, another data
-set) takes the temperature of its training run: what a user of that run would have.
+the model; never on test. All images of a patient count. A part that is tested only (base2new's new classes, another
+data set) takes the temperature of its training run: what a user of that run would have.
 """
 
 from functools import lru_cache
