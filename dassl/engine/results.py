@@ -112,22 +112,29 @@ def record(trainer, split, report, cost, facts):
 
 
 def save(folder, split, final, content, paths, labels, predictions, probabilities, groups=None):
-    """Write results.json (final test) or results_<split>.json, and the predictions beside it.
-
-    Args:
-        groups: (n,) ids of patients or None; kept as hashes, as predictions are handed on and ids may be names.
-    """
+    """Write results.json (final test) or results_<split>.json, and the predictions beside it."""
     folder = Path(folder)
     name = "results.json" if final else f"results_{split}.json"
     target = folder / ("predictions.npz" if final else f"predictions_{split}.npz")
-    with atomic_path(target) as temporary, open(temporary, "wb") as f:
+    save_predictions(target, content["classes"], paths, labels, predictions, probabilities, groups)
+    write_json(content, folder / name)
+
+
+def save_predictions(path, classes, paths, labels, predictions, probabilities, groups=None, **more):
+    """Write predictions of n images as arrays.
+
+    Args:
+        groups: (n,) ids of patients or None; kept as hashes, as predictions are handed on and ids may be names.
+        more: further arrays.
+    """
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:
         np.savez_compressed(
             f,
             paths=np.array(paths, dtype=str),
             labels=labels,
             predictions=predictions,
             probabilities=probabilities.astype(np.float32),
-            classes=np.array(content["classes"], dtype=str),
+            classes=np.array(classes, dtype=str),
             groups=np.array([sha256_of(str(g))[:16] for g in groups or ()], dtype=str),
+            **more,
         )
-    write_json(content, folder / name)
