@@ -15,6 +15,7 @@ import numpy as np
 from dassl.evaluation.figures import BINS, WHOLE_VAL, ece
 from dassl.utils.errors import UserError
 
+from .formats import grid, md
 from .predictions import of_file, read
 
 FIGURES = {"nll": "NLL", "brier": "Brier", "ece": "ECE", "classwise_ece": "class-wise ECE"}
@@ -144,14 +145,13 @@ def markdown(rows):
     if not rows:
         return ""
     header = ["method", "shots", "part", "seeds", *FIGURES.values(), "T"]
-    lines = ["Calibration (less is better), before → after temperature scaling:", "",
-             "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]  # fmt: skip
+    cells = []
     for row in rows:
         shots = "all" if row["shots"] < 1 else row["shots"]
         t = "-" if row["temperature"] is None else f"{row['temperature']:.2f}{'‡' if row['borrowed'] else ''}"
-        cells = (row["method"], shots, row["part"], row["seeds"], *_cells(row), t)
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join([*lines, "", *(f"{line}  " for line in _notes(rows))]) + "\n"
+        cells.append([md(c) for c in (row["method"], shots, row["part"], row["seeds"], *_cells(row), t)])
+    lines = ["Calibration (less is better), before → after temperature scaling:", "", *grid(header, cells), ""]
+    return "\n".join([*lines, *(f"{md(line)}  " for line in _notes(rows))]) + "\n"
 
 
 def _cells(row):

@@ -14,7 +14,6 @@ from dassl.utils.errors import UserError
 from . import formats, statistics
 from .collect import trained_by
 from .predictions import read
-from .tables import measure
 
 UNKNOWN = "**not known**"
 SHOWN = 8  # different values of one fact
@@ -232,10 +231,12 @@ def _evaluation(found, tables, metrics):
     shown = dict.fromkeys(metrics or [m for t in tables for row in t["data"] for m in row["figures"]])
     units = {p["unit"] for t in tables for p in t["pairs"]}
     without = sum(not t["pairs"] and len(t["data"]) > 1 for t in tables)
-    scaled = sum((r["folder"] / "calibration.json").is_file() for r in found if "folder" in r)
+    cells = [row for t in tables for row in t.get("calibration", ())]  # a method and part each
+    scaled = sum(bool(row.get("scaled")) for row in cells)
+    names = [formats.md(formats.measure(m).title) for m in shown]
     lines = [
-        f"- Figures: {', '.join(formats.md(measure(m).title) for m in shown) or UNKNOWN}; mean ± standard deviation "
-        "over seeds (dividing by n). All that a run recorded is in its results.json.",
+        f"- Figures: {', '.join(names) or UNKNOWN}; mean ± standard deviation over seeds (dividing by n). All that a run "
+        "recorded is in its results.json.",
         f"- Interval of one run: 95 %, percentile bootstrap of {RESAMPLES:,} draws over "
         f"{listed('patients' if r.get('ci_unit') == 'group' else 'images' for r in found if r.get('ci_unit'))}.",
         f"- Pairs of methods: differences on the same {' or '.join(sorted(f'{u}s' for u in units)) or 'images'} and "
@@ -245,7 +246,8 @@ def _evaluation(found, tables, metrics):
         f"- Over data sets: average ranks; Friedman's and Nemenyi's tests from {statistics.FRIEDMAN} sets, Wilcoxon's, "
         f"Holm-corrected, from {statistics.WILCOXON}.",
         f"- Calibration: NLL, Brier score, ECE of {BINS} equal bins, class-wise ECE; temperature scaling: "
-        + (f"fitted on the whole validation part for {scaled} runs, never on test images." if scaled else "not done."),
+        + (f"one temperature a run, fitted on the split's whole validation part, never on test images, for {scaled} of "
+           f"{len(cells)} methods and parts." if scaled else "not done."),
     ]  # fmt: skip
     if any(r.get("transductive") for r in found):
         names = listed(r["spec"]["method"] for r in found if r.get("transductive"))

@@ -10,8 +10,8 @@ from cilmp.protocols import in_words
 
 from . import missing, over_sets, published, statistics
 from .collect import trained_by
-from .formats import plain
-from .tables import COSTS, marks_of, measure, rounded, span, with_deviation
+from .formats import measure, plain, rounded
+from .tables import COSTS, marks_of, span, with_deviation
 
 MARKED = ("Marked best (bold): rows whose average rank can't be told apart from the best one (Friedman's and Nemenyi's "
           "tests, 5 %).")  # fmt: skip

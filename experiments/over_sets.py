@@ -6,8 +6,7 @@ from cilmp.protocols import in_words
 from dassl.utils.io import write_json
 
 from . import statistics
-from .formats import grid, md
-from .tables import measure, rounded
+from .formats import grid, md, measure, rounded
 
 
 def summaries(protocol, tables):

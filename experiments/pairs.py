@@ -6,7 +6,6 @@ from itertools import combinations
 import numpy as np
 
 from cilmp.protocols import in_words
-from dassl.evaluation.figures import METRICS
 from dassl.utils.io import write_text
 
 from . import formats, statistics
@@ -140,9 +139,10 @@ def alike(pairs, figure, column, top, rows):
 
 
 def answers(protocol, table):
-    """Sentences: of each number of shots and column of the first figure, which rows can't be told apart from the
-    highest, on what evidence."""
-    found, data, name = [], table["data"], protocol.metrics[0]
+    """Sentences: of each number of shots and column of the first figure that pairs are compared in, which rows can't be
+    told apart from the highest, on what evidence."""
+    found, data = [], table["data"]
+    name = next((m for m in protocol.metrics if m in statistics.FIGURES), "")
     for shots in sorted({row["shots"] for row in data}, key=lambda s: s if s > 0 else np.inf):
         for column in protocol.columns(dict.fromkeys(p for row in data for p in row["parts"])):
             rows = [i for i, row in enumerate(data) if row["shots"] == shots and column in row["figures"].get(name, {})]
@@ -153,8 +153,8 @@ def answers(protocol, table):
 
 def _answer(table, name, column, rows, shots):
     data = table["data"]
-    place = f"{'' if shots is None else f'{in_words(shots)}, '}{column} {METRICS[name].title}"
-    sign = -1 if METRICS[name].less_is_better else 1
+    place = f"{'' if shots is None else f'{in_words(shots)}, '}{column} {formats.measure(name).title}"
+    sign = -1 if formats.measure(name).less_is_better else 1
     top = max(rows, key=lambda i: sign * data[i]["figures"][name][column][0])
     label = data[top]["label"]
     same = alike(table["pairs"], name, column, top, rows)
