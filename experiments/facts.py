@@ -235,8 +235,8 @@ def _evaluation(found, tables, metrics):
     scaled = sum(bool(row.get("scaled")) for row in cells)
     names = [formats.md(formats.measure(m).title) for m in shown]
     lines = [
-        f"- Figures: {', '.join(names) or UNKNOWN}; mean ± standard deviation over seeds (dividing by n). All that a run "
-        "recorded is in its results.json.",
+        f"- Figures: {', '.join(names) or UNKNOWN}; mean ± standard deviation over seeds (dividing by n). All that a "
+        "run recorded is in its results.json.",
         f"- Interval of one run: 95 %, percentile bootstrap of {RESAMPLES:,} draws over "
         f"{listed('patients' if r.get('ci_unit') == 'group' else 'images' for r in found if r.get('ci_unit'))}.",
         f"- Pairs of methods: differences on the same {' or '.join(sorted(f'{u}s' for u in units)) or 'images'} and "
