@@ -50,5 +50,5 @@ def test_seeds_of_other_images_and_broken_predictions_are_one_line(tmp_path):
     with pytest.raises(UserError, match="its seeds were tested on different images"):
         rows_of(runs, {"A.K": "real"}, 10)
     (runs[0]["folder"] / "predictions.npz").write_bytes(b"no zip")
-    with pytest.raises(UserError, match="can.t be read"):
+    with pytest.raises(UserError, match=r"predictions\.npz can't be read"):
         rows_of(runs, {"A.K": "real"}, 10)
