@@ -12,11 +12,12 @@ from dassl.evaluation.figures import BINS, RESAMPLES
 from dassl.utils.errors import UserError
 
 from . import formats, statistics
-from .collect import trained_by
+from .changed import changed
+from .collect import tested_on, trained_by
 from .predictions import read
 
 UNKNOWN = "**not known**"
-SHOWN = 8  # different values of one fact
+SHOWN, MOST = 8, 100  # different values of one fact; experiments whose changed settings are looked at
 ASKED = {
     "Purpose": "study question, intended use and users, whether the study looked back or ahead",
     "Ethics and data": "approval, consent, dates and places of collection, how cases were chosen and left out, how "
@@ -74,20 +75,20 @@ def _data(found):
 
     tested = {}
     for r in found:
-        tested.setdefault((r["dataset"], r["subset"]), []).append(r)
+        tested.setdefault((tested_on(r), r["subset"]), []).append(r)
     rows = [[formats.md(dataset), formats.md(subset), *_tested(own), _trained(own)]
             for (dataset, subset), own in sorted(tested.items())]  # fmt: skip
     lines = formats.grid(["data set", "classes", "test images", "patients or groups", "test images a class",
                           "train / val images"], rows)  # fmt: skip
     for dataset in sorted({d for d, _ in tested}):
-        facts, notes = TABLE.get(dataset), listed(r.get("source_note") for r in found if r["dataset"] == dataset)
+        facts, notes = TABLE.get(dataset), listed(r.get("source_note") for r in found if tested_on(r) == dataset)
         said = [f"source, licence and partition {UNKNOWN}"]
         if facts:
             said = [f"source {facts.home}", f"licence {facts.licence}", f"partition: {facts.partition}",
                     f"patients or groups: {facts.group}"]  # fmt: skip
         said += [] if notes == UNKNOWN else [notes.rstrip(".")]
         lines += ["", f"{formats.md(dataset)}: {'; '.join(said)}."]
-    left = sorted({(r["dataset"], part, n) for r in found for part, n in (r.get("left_out") or {}).items() if n})
+    left = sorted({(tested_on(r), part, n) for r in found for part, n in (r.get("left_out") or {}).items() if n})
     lines += ["", "Unreadable images left out: " + ("; ".join(f"{n} of {formats.md(d)}, {p}" for d, p, n in left)
                                                     or "none") + "."]  # fmt: skip
     hashes = {(r["dataset"], r["subset"], r["seed"], r["shots"], r.get("split_sha256")) for r in found}
@@ -177,16 +178,26 @@ def _methods(found):
     table = []
     for method, own in sorted(rows.items()):
         settings = [r["spec"]["settings"] for r in own]
-        fitted = all(not isinstance(r["cost"].get("steps"), int) or not r["cost"]["steps"] for r in own)
+        fitted = all(r["cost"].get("steps") in (0, "fitted") for r in own)
         values = ["-" if fitted else listed(s.get(key) for s in settings) for key in HYPER.values()]
         steps = numbered(n for r in own if isinstance(n := r["cost"].get("steps"), int))
-        table.append([formats.md(method), listed(r["spec"]["hparams"] for r in own), _followed(own),
+        table.append([formats.md(method), _values(own), _followed(own),
                       "-" if fitted else steps, *values])  # fmt: skip
     lines = formats.grid(["method", "values", "source", "steps", *HYPER], table)
     return [*lines, "", "official: the authors' own; matched: CoOp's number of steps, all else a method's own; custom: "
             "changed for this study, say how; demo: of the demo backbone. Every value stands in each run's "
             "config.yaml and in results.json (`spec.settings`). How values were chosen: " + UNKNOWN
             + " beyond these sources."]  # fmt: skip
+
+
+def _values(records):
+    """Whose values a method's runs have, and what was changed in them."""
+    words = listed(r["spec"]["hparams"] for r in records)
+    custom = {r["group"]: r for r in records if r["spec"]["hparams"] == "custom"}.values()
+    said = [changed(r) for r in list(custom)[:MOST]]
+    keys = dict.fromkeys(k for one in said if one for k in one)
+    own = [f"{formats.md(k)}: {listed(str(one[k]) for one in said if one and k in one)}" for k in keys]
+    return words + (f" ({'; '.join(own) or UNKNOWN})" if custom else "")
 
 
 def _followed(records):

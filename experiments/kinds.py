@@ -9,9 +9,9 @@ from collections import defaultdict
 from cilmp.protocols import in_words
 
 from . import missing, over_sets, published, statistics
-from .collect import trained_by
+from .collect import tested_on, trained_by
 from .formats import measure, plain, rounded
-from .tables import COSTS, marks_of, span, with_deviation
+from .tables import COSTS, hyper_parameters, marks_of, precisions, span, with_deviation
 
 MARKED = ("Marked best (bold): rows whose average rank can't be told apart from the best one (Friedman's and Nemenyi's "
           "tests, 5 %).")  # fmt: skip
@@ -116,8 +116,9 @@ def _best(protocol, tables, rows, columns):
 def _travelling(tables, records):
     """Warnings of single tables that a summary may not lose."""
     sources = {plain(r.get("source_note") or "") for r in records}
-    words = ("Demo numbers", "Random weights", "Rows differ", "*:", "†:", "Precision", "Hyper-parameters", "Judged on")
-    found = {}
+    words = ("Demo numbers", "Random weights", "Rows differ in their seeds", "*:", "†:", "Judged on")
+    rows = {(row["label"], row["group"]): row for table in tables.values() for row in table["data"]}.values()
+    found = {note: list(tables) for note in (*precisions(rows), *hyper_parameters(rows))}
     for dataset, table in tables.items():
         for note in table["notes"]:
             if note.startswith(words) or note in sources:
@@ -154,20 +155,22 @@ def side_by_side(protocol, backbone, tables, records):
 def source_target(protocol, backbone, tables, records):
     """(source, method) x data set tested, of the first metric; the average is over the targets, without the source."""
     metric = protocol.metrics[0]
+    names = {(trained_by(r)["dataset"], r["spec"]["part"].removeprefix("test_")): tested_on(r) for r in records}
     columns = {d: protocol.columns(dict.fromkeys(p for row in t["data"] for p in row["parts"]))
                for d, t in tables.items()}  # fmt: skip
-    targets = sorted({c for own in columns.values() for c in own if c != "test"} | set(tables))
+    called = lambda source, c: source if c == "test" else names.get((source, c), c)  # noqa: E731
+    targets = sorted({called(d, c) for d, own in columns.items() for c in own} | set(tables))
     rows, data, best = [], [], {}
     for source in sorted(tables):
         table = tables[source]
-        places = {source if c == "test" else c: k for k, c in enumerate(columns[source])}
+        places = {called(source, c): (k, c) for k, c in enumerate(columns[source])}
         for i, row in enumerate(table["data"]):
             own = row["figures"].get(metric, {})
-            cells = {t: own.get("test" if t == source else t) for t in targets if t in places}
+            cells = {t: own.get(c) for t, (_, c) in places.items()}
             asked = [cells.get(t) for t in places if t != source]
             mean = numbers.fmean(c[0] for c in asked) if asked and all(asked) else None
             name = _named(row["label"] + marks_of(row), row["shots"], len({r["shots"] for r in table["data"]}) > 1)
-            best |= {(len(rows), targets.index(t)): table["best"][i, k] for t, k in places.items()
+            best |= {(len(rows), targets.index(t)): table["best"][i, k] for t, (k, _) in places.items()
                      if (i, k) in table["best"]}  # fmt: skip
             rows.append([source, name, *("" if t not in places else with_deviation(metric, *cells[t], own["seeds"])
                                          if cells[t] else "-" for t in targets),

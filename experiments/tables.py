@@ -216,14 +216,14 @@ def _notes(protocol, records, rows, missing, not_run, targets):
         notes.append("Demo numbers: a tiny backbone, drawn for trying the toolbox, of no meaning for real images.")
     if any("random" in (r["spec"]["weights"] or r["spec"]["backbone"]).split("::")[-1] for r in records):
         notes.append("Random weights: this backbone was never trained; its numbers mean nothing.")
-    notes += _precisions(rows)
+    notes += precisions(rows)
     if modes := every("dropout_mode"):
         notes.append(f"CILMP dropout: {', '.join(modes)}.")
     if weights := every("weights"):
         notes.append(f"Backbone weights: {', '.join(weights)}.")
     if llms := every("llm"):
         notes.append(f"LLM: {', '.join(llms)}.")
-    notes += _hyper_parameters(rows)
+    notes += hyper_parameters(rows)
     if any(r.get("tuned") for r in records):
         notes.append("*: tuned by its authors for this very data set.")
     if any(r.get("transductive") for r in records):
@@ -240,7 +240,7 @@ def _notes(protocol, records, rows, missing, not_run, targets):
     return notes
 
 
-def _precisions(rows):
+def precisions(rows):
     """The precision of all rows, or a warning that names each."""
     found = _labels(rows, "precision")
     if len(found) < 2:
@@ -248,7 +248,7 @@ def _precisions(rows):
     return [f"Rows differ in precision, compare with care - {_listed(found)}."]
 
 
-def _hyper_parameters(rows):
+def hyper_parameters(rows):
     """Whose hyper-parameters all rows have, or which rows have whose; and what `matched` means."""
     found = _labels(rows, "hparams")
     words = next(iter(found)) if len(found) == 1 else _listed(found)

@@ -10,7 +10,8 @@ import yaml
 
 from cilmp.datasets import TABLE
 from cilmp.experiments import commands, formats, kinds, missing, published, report, study, tables
-from cilmp.experiments.settings import CONFIGS
+from cilmp.experiments.changed import changed
+from cilmp.experiments.settings import CONFIGS, Request, base_config
 from cilmp.protocols import PROTOCOLS
 from dassl.evaluation.figures import METRICS
 from dassl.utils.errors import UnknownName, UserError
@@ -150,8 +151,45 @@ def test_gaps_of_several_methods_sets_and_settings_are_few_commands():
     plain, other = missing.commands(found)
     assert "--methods B C --datasets x y --shots 4 --seeds 1 2 3" in plain and "--methods A --datasets z" in other
     assert "--seeds 2 " in other
-    found[0]["spec"] |= {"hparams": "custom", "llm": "an llm", "weights": "/a b/w.pt"}
+    for r in found[1:3]:  # of A, its third seed aside; a method that nobody knows
+        r["spec"] |= {"hparams": "custom", "llm": "an llm", "weights": "/a b/w.pt"}
+        r["group"] = "own"
     assert "--weights '/a b/w.pt' --llms 'an llm' --opts 'KEY VALUE ...'" in " ".join(missing.commands(found))
+
+
+def resolved(**env):
+    """A record of what a real Request makes."""
+    request = Request("few_shot", "CoOp", "phantom", [1], {"SHOTS": "4", "METHODS": "CoOp", **env})
+    made = cell("CoOp", 1, 50, "phantom")
+    made["spec"] = request.specs(base_config())[0].record()
+    made["group"] = str(env)
+    return json.loads(json.dumps(made))
+
+
+def test_changed_settings_are_found_again():
+    assert changed(resolved()) == {}
+    assert changed(resolved(OPTS="TRAINER.COOP.N_CTX 2 TRAINER.COOP.CTX_INIT 'an image of a'", EPOCHS="3")) == {
+        "TRAINER.COOP.N_CTX": 2, "TRAINER.COOP.CTX_INIT": "an image of a", "OPTIM.MAX_EPOCH": 3}  # fmt: skip
+    assert changed(resolved(OPTS="INPUT.TRANSFORMS \"['normalize']\"")) == {"INPUT.TRANSFORMS": ["normalize"]}
+    assert changed(resolved() | {"spec": resolved()["spec"] | {"method": "Elsewhere"}}) is None
+
+
+def test_commands_make_the_very_settings_again(monkeypatch):
+    """Words of the command -> study -> specs: their settings are those of the runs that the table's row has."""
+    asked = []
+    monkeypatch.setattr(study, "run_study", lambda s, *_: asked.append(s) or 0)
+    rows = [resolved(OPTS=f"TRAINER.COOP.N_CTX {n} INPUT.TRANSFORMS \"['normalize']\"") for n in (2, 8)]
+    rows += [resolved(OPTS=f"TRAINER.COOP.CTX_INIT '{words}'") for words in ("", "one, two", "an image", "a")]
+    whole = resolved()
+    found = [*rows, whole, json.loads(json.dumps(whole)) | {"seed": 2}]
+    for command in missing.commands(found):
+        commands.study([*shlex.split(command)[2:], "--dry-run"])
+    made = [s for one in asked for r in one.requests() for s in r.specs(base_config(r.plugins))]
+    own = lambda settings: {k: v for k, v in settings.items() if k != "SEED"}  # noqa: E731
+    wanted = [own(r["spec"]["settings"]) for r in rows]
+    assert len(made) == 6 and all(s.seed == 2 for s in made)
+    assert all(json.loads(json.dumps(own(s.settings))) in wanted for s in made)
+    assert len({str(s.settings) for s in made}) == 6
 
 
 def test_a_part_that_is_missing_names_its_run():
