@@ -10,7 +10,7 @@ from dassl.utils.io import write_text
 from dassl.utils.paths import output_root, slug
 
 from . import archive, calibration, facts, formats, kinds, missing, over_sets, pairs, tables
-from .collect import trained_by
+from .collect import tested_on, trained_by
 from .pictures import draw
 
 
@@ -51,8 +51,7 @@ def section(key, found, folder, several, metrics=(), wanted=tuple(formats.FORMAT
     marks = [data[:8]] if several and data else []
     stem = slug("-".join([name, dataset, backbone, *marks]))
     title = f"{name} on {dataset}, {backbone}" + (f" (data of split {marks[0]})" if marks else "")
-    targets = tuple(dict.fromkeys(r["spec"]["dataset"] for r in found if r["spec"]["source"]
-                                  and r["spec"]["dataset"] != dataset))  # fmt: skip
+    targets = tuple(d for d in dict.fromkeys(map(tested_on, found)) if d != dataset)
     try:
         table = tables.build(protocol, found, title, targets=targets)
     except UserError as error:

@@ -103,6 +103,20 @@ def test_source_by_target():
     assert "--methods B --datasets e --shots 4 --seeds 1" in command and command.endswith("--targets d")
 
 
+def test_targets_are_called_by_their_data_sets():
+    """A part's name is a slug, and an external test's data set that of its training."""
+    found = []
+    for source, target in (("a_b", "c_d"), ("c_d", "a_b")):
+        found.append(cell("A", 1, 60, source, "external"))
+        found.append(cell("A", 1, 40, source, "external", f"test_{target.replace('_', '-')}", source))
+        found[-1]["spec"]["settings"] = {"DATASET.TEST_ON": target}
+    found.append(cell("B", 1, 60, "a_b", "external"))
+    table = averaged(found, "external")["source-target"]
+    assert table["header"] == ["source", "method", "a_b", "c_d", "average"]
+    assert table["rows"][0] == ["a_b", "A", "60.0", "40.0", "40.0"]
+    assert [c.rpartition(" ")[2] for c in table["commands"]] == ["c_d", "a_b"]
+
+
 def test_cost():
     found = [cell("A", s, 50, d, steps=n, precision="amp", device_name="A100") for d, n in (("d", 10), ("e", 30))
              for s in (1, 2)]  # fmt: skip
