@@ -5,7 +5,7 @@ import numpy as np
 from dassl.evaluation.figures import METRICS
 from dassl.utils.io import write_json
 
-from . import statistics
+from . import pictures, statistics
 
 
 def summaries(protocol, tables):
@@ -69,12 +69,15 @@ def _tests(values, methods):
 
 
 def section(protocol, backbone, tables, stem, folder):
-    """Markdown of the summaries of {data set: table}, and <stem>.json beside; "" where they share nothing."""
+    """(Markdown of the summaries of {data set: table}, {title, summaries, pictures}), and <stem>.json beside;
+    ("", None) where they share nothing."""
     found = summaries(protocol, tables)
     if not found:
-        return ""
+        return "", None
     write_json(found, folder / f"{stem}.json")
-    lines = [f"**{protocol.name} over data sets, {backbone}**", ""]
+    title = f"{protocol.name} over data sets, {backbone}"
+    drawn = pictures.of_data_sets(found, title, folder, stem)
+    lines = [f"**{title}**", ""]
     for one in found:
         shots = "" if not protocol.shots_column else "all images, " if one["shots"] < 1 else f"{one['shots']} shots, "
         lines += [f"{shots}{one['column']} {METRICS[one['figure']].title}, {len(one['sets'])} sets "
@@ -84,4 +87,5 @@ def section(protocol, backbone, tables, stem, folder):
             lines += [f"| {r['method']} | {r['average']:.1f} | {r['rank']:.2f} |" for r in one["rows"]] + [""]
         lines += [f"{note}  " for note in one["notes"]]
         lines += [f"Left out, as sets lack it: {m} ({', '.join(sets)}).  " for m, sets in one["lacking"].items()] + [""]
-    return "\n".join(lines)
+    content = {"title": title, "summaries": found, "pictures": drawn}
+    return "\n".join([*lines, pictures.markdown(drawn)]), content

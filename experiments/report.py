@@ -7,8 +7,7 @@ from dassl.utils.errors import MissingFile, UserError
 from dassl.utils.io import write_text
 from dassl.utils.paths import output_root, slug
 
-from . import archive, calibration, over_sets, pairs, tables
-from .pictures import draw
+from . import archive, calibration, over_sets, page, pairs, pictures, tables
 
 
 def groups_of(found):
@@ -44,8 +43,8 @@ def section(key, found, folder, several):
         return f"**{title}**: no method has finished all its parts\n", None
     tables.save(table, folder, stem)
     text = tables.markdown(table)
-    if draw(protocol, table, folder / f"{stem}.png"):
-        text += f"\n![{title}]({stem}.png)\n"
+    table["pictures"] = pictures.of_one_table(protocol, table, found, folder, stem)
+    text += f"\n{pictures.markdown(table['pictures'])}"
     return text + evidence(protocol, table, found, folder, stem), table
 
 
@@ -62,8 +61,8 @@ def evidence(protocol, table, found, folder, stem):
 
 
 def over_data_sets(made, folder):
-    """[Markdown] of what tables of one protocol and backbone say together; a data set with several tables (another
-    split of its data) says nothing here."""
+    """[(Markdown, what it is made of)] of what tables of one protocol and backbone say together; a data set with
+    several tables (another split of its data) says nothing here."""
     groups = {}
     for (name, dataset, backbone, _), table in made.items():
         groups.setdefault((name, backbone), {}).setdefault(dataset, []).append(table)
@@ -73,7 +72,7 @@ def over_data_sets(made, folder):
         if len(alone) > 1:
             stem = slug(f"{name}-over-sets-{backbone}")
             sections.append(over_sets.section(PROTOCOLS[name], backbone, alone, stem, folder))
-    return [s for s in sections if s]
+    return [s for s in sections if s[0]]
 
 
 def main(sources=(), to=""):
@@ -93,6 +92,8 @@ def _write(groups, folder, sources):
     count = [key[:3] for key in groups]
     made = {key: section(key, found, folder, count.count(key[:3]) > 1) for key, found in groups.items()}
     together = over_data_sets({key: table for key, (_, table) in made.items() if table}, folder)
-    write_text("\n".join(["# Report", "", *(text for text, _ in made.values()), *together]), folder / "report.md")
-    print(f"{len(made)} tables. Written: {folder / 'report.md'}")
+    texts = [text for text, _ in (*made.values(), *together)]
+    write_text("\n".join(["# Report", "", *texts]), folder / "report.md")
+    page.write(folder, made, groups, [content for _, content in together])
+    print(f"{len(made)} tables. Written: {folder / 'report.md'}, {folder / 'index.html'}")
     return 0

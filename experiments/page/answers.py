@@ -1,0 +1,76 @@
+"""A table as the page shows it: which rows can't be told apart from the best, on what evidence, at what cost."""
+
+import base64
+import gzip
+
+from cilmp.experiments import pairs, statistics
+from cilmp.experiments.pictures.of_table import against_top, in_shots
+from dassl.evaluation.figures import METRICS
+
+
+def of_table(protocol, key, table, folder):
+    """Plain data of one table; `key` as in the report: (protocol, data set, backbone, split)."""
+    name = protocol.metrics[0]
+    return {
+        "protocol": key[0], "dataset": key[1], "backbone": key[2], "title": table["title"],
+        "figure": METRICS[name].title, "less": METRICS[name].less_is_better,
+        "sentences": pairs.answers(protocol, table), "notes": table["notes"],
+        "header": table["header"], "rows": table["rows"], "fixed": table["fixed"],
+        "marks": [[i, k + table["fixed"], mark] for (i, k), mark in table["best"].items()],
+        "panels": [_panel(table["data"], name, *panel) for panel in against_top(protocol, table)],
+        "pairs": _pairs(protocol, table, name), "pictures": pictures(table.get("pictures", ()), folder),
+    }  # fmt: skip
+
+
+def _panel(data, name, words, shots, column, rows):
+    found = []
+    for one in rows:
+        row = data[one["place"]]
+        value, deviation = row["figures"][name][column]
+        found.append({
+            "label": one["label"], "value": round(value, 3), "deviation": round(deviation, 3),
+            "seeds": row["figures"][name]["seeds"], "top": one["top"], "apart": one.get("apart"),
+            **{k: round(one[k], 5) for k in ("difference", "low", "high", "holm") if k in one},
+            "learned": row["trainable_parameters"] or 0, "step": _median(row["seconds_per_step"]),
+        })  # fmt: skip
+    return {"title": words, "shots": shots, "column": column, "rows": found, "answer": _answer(found)}
+
+
+def _answer(rows):
+    """{top, same, unknown, cheapest}: labels; the cheapest of the top and those like it, by what is learned."""
+    same = [r["label"] for r in rows if r["apart"] is False]
+    like = [r for r in rows if r["top"] or r["apart"] is False]
+    return {"top": rows[0]["label"], "same": same, "of": len(rows),
+            "unknown": [r["label"] for r in rows if not r["top"] and r["apart"] is None],
+            "cheapest": min(like, key=lambda r: (r["learned"], r["step"] or 0))["label"]}  # fmt: skip
+
+
+def _median(values):
+    values = sorted(values)
+    return round((values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2, 6) if values else None
+
+
+def _pairs(protocol, table, name):
+    """[shots, column, a, b, difference, low, high, Holm's p, false claim, seeds, units, unit] of the first figure."""
+    return [[in_shots(protocol, p["shots"]).removeprefix(", "), p["column"], p["a"], p["b"],
+             *(None if p[k] is None else round(p[k], 5) for k in ("difference", "low", "high", "holm", "false_claim")),
+             p["seeds"], p["units"], p["unit"]]
+            for p in table["pairs"] if p["figure"] == name]  # fmt: skip
+
+
+def pictures(found, folder):
+    """[{title, alt, file, svg}] of drawn pictures, their SVG compressed."""
+    return [{"title": p["title"], "alt": p["alt"], "file": p["file"],
+             "svg": base64.b64encode(gzip.compress((folder / f"{p['file']}.svg").read_bytes(), 6, mtime=0)).decode()}
+            for p in found]  # fmt: skip
+
+
+def of_sets(content, folder):
+    """Plain data of what over_sets says of several data sets."""
+    shots = lambda s: f", {s['shots']} shots" if s["shots"] > 0 else ""  # noqa: E731
+    blocks = [{"title": f"{s['column']} {METRICS[s['figure']].title}{shots(s)}",
+               "sets": s["sets"], "notes": s["notes"], "lacking": s["lacking"],
+               "rows": [[r["method"], round(r["average"], 3), round(r["rank"], 3)] for r in s["rows"]]}
+              for s in content["summaries"]]  # fmt: skip
+    return {"title": content["title"], "blocks": blocks, "pictures": pictures(content["pictures"], folder),
+            "needs": statistics.FRIEDMAN}  # fmt: skip
