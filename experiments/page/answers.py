@@ -2,10 +2,13 @@
 
 import base64
 import gzip
+import re
 
 from cilmp.experiments import pairs, statistics
 from cilmp.experiments.pictures.of_table import against_top, in_shots
 from dassl.evaluation.figures import METRICS
+
+TITLES = {"acc": "accuracy", "bal acc": "balanced accuracy"}  # a page has room for words
 
 
 def of_table(protocol, key, table, folder):
@@ -13,7 +16,7 @@ def of_table(protocol, key, table, folder):
     name = protocol.metrics[0]
     return {
         "protocol": key[0], "dataset": key[1], "backbone": key[2], "title": table["title"],
-        "figure": METRICS[name].title, "less": METRICS[name].less_is_better,
+        "figure": TITLES.get(METRICS[name].title, METRICS[name].title), "less": METRICS[name].less_is_better,
         "sentences": pairs.answers(protocol, table), "notes": table["notes"],
         "header": table["header"], "rows": table["rows"], "fixed": table["fixed"],
         "marks": [[i, k + table["fixed"], mark] for (i, k), mark in table["best"].items()],
@@ -59,10 +62,14 @@ def _pairs(protocol, table, name):
 
 
 def pictures(found, folder):
-    """[{title, alt, file, svg}] of drawn pictures, their SVG compressed."""
-    return [{"title": p["title"], "alt": p["alt"], "file": p["file"],
-             "svg": base64.b64encode(gzip.compress((folder / f"{p['file']}.svg").read_bytes(), 6, mtime=0)).decode()}
-            for p in found]  # fmt: skip
+    """[{title, alt, file, width, height, svg}] of drawn pictures, their SVG compressed."""
+    return [_picture(p, (folder / f"{p['file']}.svg").read_bytes()) for p in found]
+
+
+def _picture(drawn, text):
+    width, height = re.search(rb'<svg[^>]*?viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()
+    return {"title": drawn["title"], "alt": drawn["alt"], "file": drawn["file"], "width": round(float(width)),
+            "height": round(float(height)), "svg": base64.b64encode(gzip.compress(text, 6, mtime=0)).decode()}
 
 
 def of_sets(content, folder):

@@ -63,9 +63,10 @@ function grid({ caption, columns, rows, sorted = null, page = PAGE }) {
   const on = el("button", { type: "button", onclick: () => turn(1) }, "Next");
   const heads = columns.map((column, k) => el("th", { scope: "col", class: column.number ? "number" : null },
     el("button", { type: "button", onclick: () => sort(k) }, column.title)));
-  const table = el("table", { id }, el("caption", {}, caption), el("thead", {}, el("tr", {}, heads)), body);
+  const words = el("p", { class: "caption", id: `${id}-words` }, caption); // not a <caption>: it would scroll away with a wide table
+  const table = el("table", { "aria-labelledby": `${id}-words` }, el("thead", {}, el("tr", {}, heads)), body);
   const pager = el("div", { class: "pager" }, back, on, said);
-  const scroll = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, table);
+  const scroll = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": `${id}-words` }, table);
 
   function sort(k) {
     by = by && by[0] === k ? [k, -by[1]] : [k, columns[k].number ? -1 : 1];
@@ -101,13 +102,13 @@ function grid({ caption, columns, rows, sorted = null, page = PAGE }) {
     const last = Math.min(at + page, shown.length);
     back.disabled = at === 0;
     on.disabled = last >= shown.length;
-    const words = shown.length ? `${(at + 1).toLocaleString("en")}–${last.toLocaleString("en")} of ${shown.length.toLocaleString("en")}` : "no rows";
-    if (said.textContent !== words) said.textContent = words;
+    const range = shown.length ? `${(at + 1).toLocaleString("en")}–${last.toLocaleString("en")} of ${shown.length.toLocaleString("en")}` : "no rows";
+    if (said.textContent !== range) said.textContent = range;
     pager.hidden = rows.length <= page && shown.length === rows.length;
   }
   arrange();
   return {
-    element: el("div", {}, scroll, pager),
+    element: el("div", { class: "grid" }, words, scroll, pager),
     show(some) { shown = some; at = 0; arrange(); },
   };
 }
@@ -124,9 +125,11 @@ function search(title, onchange) {
   return { element: el("label", {}, title, input), input };
 }
 
+const link = (id, title) => document.querySelector("nav").append(el("a", { href: `#${id}` }, title));
+
 function part(id, title, ...children) {
   const made = el("section", { "aria-labelledby": `${id}-title` }, el("h2", { id: `${id}-title` }, title), ...children);
-  document.querySelector("nav").append(el("a", { href: `#${id}-title` }, title));
+  link(`${id}-title`, title);
   main.append(made);
   return made;
 }
@@ -166,7 +169,7 @@ function ranking(table, panel) {
   const [low, high] = [Math.min(...ends), Math.max(...ends)];
   const state = (r) => (r.top ? "highest" : r.apart === null ? "not compared" : r.apart ? "worse" : "can't be told apart");
   return grid({
-    caption: `${panel.title}: ${table.figure}, percent, and the difference from the highest with its 95 % interval`,
+    caption: `${panel.title}: ${table.figure}, percent, and the difference from the highest on the seeds both have, with its 95 % interval`,
     rows: panel.rows,
     columns: [
       { title: "method", value: (r) => r.label },
@@ -209,16 +212,16 @@ function study(table, chosen, place) { // all that one table says
     holder.replaceChildren(...(panel ? [verdict(panel.answer), cheapest(panel), ranking(table, panel)] : [el("p", {}, "One method alone: nothing to compare.")]).filter(Boolean));
   };
   const buttons = table.panels.map((panel, p) => el("button", { type: "button", onclick: () => show(p) }, panel.title));
-  const warnings = table.notes.filter((n) => /^(Demo|Random)|confounded|seeds? |seed,/.test(n) && !n.startsWith("Mean"));
+  const warnings = table.notes.filter((n) => /^(Demo|Random|Rows differ|Fewer|One seed|Where rows|Unreadable)|confounded/.test(n));
   const made = el("div", { class: "card" },
     el("h3", {}, table.title),
-    warnings.map((n) => el("p", { class: "warn" }, n)),
     buttons.length > 1 ? el("div", { class: "tools", role: "group", "aria-label": "Column" }, buttons) : null,
     holder,
+    warnings.length ? el("ul", { class: "warn" }, warnings.map((n) => el("li", {}, n))) : null,
     el("details", {}, el("summary", {}, "What this rests on"),
       el("ul", { class: "plain" }, [...table.sentences, ...table.notes].map((n) => el("li", {}, n)))));
   show(Math.max(0, Math.min(chosen, table.panels.length - 1)));
-  place.replaceChildren(made, wholeTable(table), gallery(table.pictures), pairsOf(table));
+  place.replaceChildren(made, wholeTable(table), gallery(table.pictures, "pictures-title"), pairsOf(table));
 }
 
 function wholeTable(table) {
@@ -238,19 +241,18 @@ function wholeTable(table) {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     made.show(rows.filter((r) => words.every((w) => r.cells.join(" ").toLowerCase().includes(w))));
   });
-  return el("section", { "aria-label": "Table" }, el("h3", {}, "The table"), el("div", { class: "tools" }, find.element), made.element);
+  return el("section", { "aria-labelledby": "table-title" }, el("h3", { id: "table-title" }, "The table"), el("div", { class: "tools" }, find.element), made.element);
 }
 
-function gallery(pictures) {
+function gallery(pictures, id) {
   if (!pictures.length) return "";
   const seen = new IntersectionObserver((entries) => entries.filter((e) => e.isIntersecting).forEach(async ({ target }) => {
     seen.unobserve(target);
     const text = await unpacked(pictures[target.dataset.place].svg);
     target.src = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(text);
   }), { rootMargin: "600px" });
-  return el("section", { "aria-label": "Pictures" }, el("h3", {}, "Pictures"), el("div", { class: "pictures" }, pictures.map((p, i) => {
-    const image = el("img", { alt: p.alt, "data-place": i, width: 700, height: 400 });
-    image.addEventListener("load", () => { image.removeAttribute("width"); image.removeAttribute("height"); });
+  return el("section", { "aria-labelledby": id }, el("h3", { id }, "Pictures"), el("div", { class: "pictures" }, pictures.map((p, i) => {
+    const image = el("img", { alt: p.alt, "data-place": i, width: p.width, height: p.height }); // nothing moves when it comes
     seen.observe(image);
     return el("figure", {}, image, el("figcaption", {}, el("b", {}, p.title), ` · ${p.file}.svg, .png`));
   })));
@@ -314,7 +316,7 @@ function overSets() {
       }).element, ...block.notes.map((n) => el("p", { class: "note" }, n)),
       ...Object.entries(block.lacking).map(([m, sets]) => el("p", { class: "note" }, `Left out, as sets lack it: ${m} (${sets.join(", ")}).`)));
     }
-    section.append(gallery(one.pictures));
+    section.append(gallery(one.pictures, `pictures-of-sets-${data.over.indexOf(one)}`));
   }
 }
 
@@ -420,14 +422,15 @@ function confusionOf(names, sparse) {
 
 function matrix(names, at, rows) {
   const caption = "Counts: a row is the true class, a column the answer";
-  const table = el("table", { class: "matrix" }, el("caption", {}, caption),
+  const table = el("table", { class: "matrix", "aria-labelledby": "matrix-words" },
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "true class"), names.map((name) => el("th", { scope: "col" }, el("span", {}, name))))),
     el("tbody", {}, rows.map((row) => el("tr", {}, el("th", { scope: "row" }, row.name), names.map((_, j) => {
       const cell = el("td", { class: row.i === j ? "right" : null }, at(row.i, j) || "");
       cell.style.setProperty("--share", row.truth ? at(row.i, j) / row.truth : 0);
       return cell;
     })))));
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, table);
+  return el("div", {}, el("p", { class: "caption", id: "matrix-words" }, caption),
+    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": "matrix-words" }, table));
 }
 
 function confused(names, at, rows) { // too many classes for a matrix: the errors that occur
@@ -457,9 +460,10 @@ function saidOf(said, i, facts, names) {
 function configuration(rest, setting, facts, folder) {
   const [changed, absent] = rest.settings[setting];
   const line = ([k, v]) => el("li", {}, el("code", {}, `${k} ${v}`));
-  const rows = Object.entries(facts).filter(([k]) => k !== "versions" && k !== "method");
+  const rows = Object.entries(facts).filter(([k]) => !["versions", "method", "source_note"].includes(k));
   const everything = Object.entries({ ...rest.usual, ...changed }).filter(([k]) => !absent.includes(k)).sort();
   return [el("h3", {}, "Configuration"),
+    facts.source_note ? el("p", { class: "note" }, facts.source_note) : "",
     el("p", { class: "note" }, "Folder: ", el("code", {}, folder)),
     el("dl", { class: "facts" }, [...rows, ...Object.entries(facts.versions)].map(([k, v]) => el("div", {}, el("dt", {}, k.replaceAll("_", " ")), el("dd", {}, String(v))))),
     el("details", { open: true }, el("summary", {}, "Unlike most runs here"), el("ul", { class: "settings" }, Object.entries(changed).sort().map(line)), Object.keys(changed).length ? "" : el("p", {}, "Nothing.")),
@@ -486,6 +490,8 @@ function follow() {
 const summary = [plural(count, "run"), plural(words.method.length, "method"), plural(words.dataset.length, "data set"), `seeds ${[...words.seed].sort((a, b) => a - b).join(" ")}`];
 document.getElementById("summary").textContent = summary.join(" · ");
 answers();
+if (data.tables.length) link("table-title", "Table");
+if (data.tables.some((t) => t.pictures.length)) link("pictures-title", "Pictures");
 overSets();
 runs();
 window.addEventListener("hashchange", follow);

@@ -55,6 +55,7 @@ def figure(title, height, rows=1, columns=1, width=WIDTH, **more):
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width, height), layout="constrained", dpi=100)
+    made.get_layout_engine().set(h_pad=0.06, w_pad=0.06)
     FigureCanvasAgg(made)
     lines = wrapped(made, title, width - 0.3, TITLE)
     made.set_figheight(height + 0.17 * len(lines))
@@ -115,7 +116,10 @@ def _longest(made, text, inches, size):
 
 
 def legend(made, handles, labels, columns=3):
-    """A legend below the axes, as many columns as names leave room for."""
+    """A legend below the axes, as many columns as names leave room for; columns = 0: one at their right."""
+    if not columns:
+        made.legend(handles, [fitted(made, label, 2.2) for label in labels], loc="outside right upper")
+        return
     names = [fitted(made, label, 2.6) for label in labels]
     widest = max((width_of(made, name, LABEL) for name in names), default=0)
     columns = max(1, min(columns, len(names), int((made.get_figwidth() - 0.3) / (widest + 0.55))))

@@ -158,13 +158,13 @@ def roc(behind):
             curves.append((row, seeds))
     if not curves:
         return None
-    made, axes = figure(behind.title("ROC, one class against the rest, mean over classes"), 3.6, width=5.0)
+    made, axes = figure(behind.title("ROC, one class against the rest, mean over classes"), 3.6)
     axis, handles = axes[0, 0], []
     axis.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":", marker="")
     for (_, seeds), look in zip(curves, looks(len(curves))):
         handles.append(band(axis, grid, seeds, look | {"marker": ""}))
     axis.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.01))
-    legend(made, handles, [row["label"] for row, _ in curves])
+    legend(made, handles, [row["label"] for row, _ in curves], 0)
     return made
 
 
@@ -185,7 +185,7 @@ def reliability(behind):
     panels += [("after temperature scaling", after)] if after else []
     title = behind.title(f"Reliability, {BINS} bins of confidence (those of {FEWEST} answers or more), dots grow with "
                          "their number", 4)  # fmt: skip
-    made, axes = figure(title, 3.3, columns=len(panels), sharey=True, width=7.0 if after else 5.0)
+    made, axes = figure(title, 3.3, columns=len(panels), sharey=True)
     handles = {}
     for axis, (words, found) in zip(axes[0], panels):
         axis.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":", marker="")
@@ -196,7 +196,7 @@ def reliability(behind):
         axis.set(xlabel="confidence", xlim=(0, 1.02), ylim=(0, 1.02))
         axis.set_title(words)
     axes[0, 0].set_ylabel("share of right answers")
-    legend(made, list(handles.values()), [behind.rows[i]["label"] for i in handles])
+    legend(made, list(handles.values()), [behind.rows[i]["label"] for i in handles], 4 if after else 0)
     return made
 
 
