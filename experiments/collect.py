@@ -29,6 +29,13 @@ def records(output, split="test", quiet=False):
     return found
 
 
+def trained_by(record):
+    """{dataset, shots} of the run that trained what a record's run tested; its own where it trained itself."""
+    spec = record["spec"]
+    source = spec["source"] or spec
+    return {"dataset": source["dataset"], "shots": source.get("shots", spec["shots"])}
+
+
 def before_specs(content, path):
     """A result written before runs had a spec (schema 1): its protocol, part and settings were in its path alone,
     <protocol>/<dataset>/<method>/<backbone>/shots<k>/<file>-<hash>/seed<s>/<part>."""

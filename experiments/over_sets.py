@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cilmp.protocols import in_words
 from dassl.evaluation.figures import METRICS
 from dassl.utils.io import write_json
 
@@ -79,7 +80,7 @@ def section(protocol, backbone, tables, stem, folder):
     drawn = pictures.of_data_sets(found, title, folder, stem)
     lines = [f"**{title}**", ""]
     for one in found:
-        shots = "" if not protocol.shots_column else "all images, " if one["shots"] < 1 else f"{one['shots']} shots, "
+        shots = f"{in_words(one['shots'])}, " if protocol.shots_column else ""
         lines += [f"{shots}{one['column']} {METRICS[one['figure']].title}, {len(one['sets'])} sets "
                   f"({', '.join(one['sets'])}):", ""]  # fmt: skip
         if one["rows"]:

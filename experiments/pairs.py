@@ -1,15 +1,15 @@
 """Every pair of a table's rows compared, and what that allows to be said."""
 
-import csv
-import io
+import json
 from itertools import combinations
 
 import numpy as np
 
+from cilmp.protocols import in_words
 from dassl.evaluation.figures import METRICS
-from dassl.utils.io import write_json, write_text
+from dassl.utils.io import write_text
 
-from . import statistics
+from . import formats, statistics
 from .predictions import measured
 
 KEYS = ("shots", "figure", "column", "a", "b", "difference", "low", "high", "p", "holm", "false_claim", "seeds",
@@ -153,8 +153,7 @@ def answers(protocol, table):
 
 def _answer(table, name, column, rows, shots):
     data = table["data"]
-    budget = "" if shots is None else "all images, " if shots < 1 else f"{shots} shot{'' if shots == 1 else 's'}, "
-    place = f"{budget}{column} {METRICS[name].title}"
+    place = f"{'' if shots is None else f'{in_words(shots)}, '}{column} {METRICS[name].title}"
     sign = -1 if METRICS[name].less_is_better else 1
     top = max(rows, key=lambda i: sign * data[i]["figures"][name][column][0])
     label = data[top]["label"]
@@ -204,9 +203,9 @@ def notes(table):
 
 def markdown(table):
     """The pairs as a Markdown table."""
-    lines = [f"**{table['title']}: pairs**", "", "| " + " | ".join(KEYS) + " |", "|" + "---|" * len(KEYS)]
-    lines += ["| " + " | ".join(_cell(key, pair[key]) for key in KEYS) + " |" for pair in table["pairs"]]
-    return "\n".join([*lines, "", *(f"{n}  " for n in table["left_out"])]) + "\n"
+    rows = [[formats.md(_cell(key, pair[key])) for key in KEYS] for pair in table["pairs"]]
+    lines = [f"**{formats.md(table['title'])}: pairs**", "", *formats.grid(KEYS, rows), ""]
+    return "\n".join([*lines, *(f"{formats.md(n)}  " for n in table["left_out"])]) + "\n"
 
 
 def _cell(key, value):
@@ -217,12 +216,11 @@ def _cell(key, value):
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-def save(table, folder, stem):
+def save(table, folder, stem, wanted=tuple(formats.FORMATS)):
     """<stem>-statistics.md, .csv and .json."""
-    write_text(markdown(table), folder / f"{stem}-statistics.md")
-    buffer = io.StringIO()
-    csv.writer(buffer).writerows([KEYS, *([pair[key] for key in KEYS] for pair in table["pairs"])])
-    write_text(buffer.getvalue(), folder / f"{stem}-statistics.csv")
     content = {"title": table["title"], "pairs": [{k: p[k] for k in KEYS} for p in table["pairs"]],
                "left_out": table["left_out"], "calibration": table.get("calibration", [])}  # fmt: skip
-    write_json(content, folder / f"{stem}-statistics.json")
+    made = {"md": lambda: markdown(table), "json": lambda: json.dumps(content, indent=1, ensure_ascii=False) + "\n",
+            "csv": lambda: formats.csv_of(KEYS, [[pair[key] for key in KEYS] for pair in table["pairs"]])}  # fmt: skip
+    for name in made.keys() & set(wanted):
+        write_text(made[name](), folder / f"{stem}-statistics.{name}")

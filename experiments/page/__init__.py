@@ -16,7 +16,6 @@ import math
 import re
 from pathlib import Path
 
-from cilmp.protocols import PROTOCOLS
 from dassl.utils.io import write_text
 
 from . import answers, mistakes, runs, said
@@ -29,10 +28,10 @@ def write(folder, made, groups, over=()):
 
     Args:
         made: {key: (Markdown, table or None)}, groups: {key: [record]} of the report's tables, by the same keys.
-        over: what over_sets.section says beside its Markdown, of several data sets.
+        over: what several data sets say together: tables, and the summaries of over_sets.section.
     """
     folder = Path(folder)
-    tables = [answers.of_table(PROTOCOLS[key[0]], key, table, folder) for key, (_, table) in made.items() if table]
+    tables = [answers.of_table(key, table, folder) for key, (_, table) in made.items() if table]
     records = [r for found in groups.values() for r in found]
     labels = {row["group"]: row["label"] for _, table in made.values() if table for row in table["data"]}
     worst = mistakes.Worst()

@@ -4,25 +4,31 @@ import base64
 import gzip
 import re
 
-from cilmp.experiments import pairs, statistics
+from cilmp.experiments import pairs
 from cilmp.experiments.pictures.of_table import against_top, in_shots
-from dassl.evaluation.figures import METRICS
+from cilmp.experiments.tables import measure
+from cilmp.protocols import in_words
 
 TITLES = {"acc": "accuracy", "bal acc": "balanced accuracy"}  # a page has room for words
 
 
-def of_table(protocol, key, table, folder):
+def of_table(key, table, folder):
     """Plain data of one table; `key` as in the report: (protocol, data set, backbone, split)."""
+    protocol = table["protocol"]
     name = protocol.metrics[0]
     return {
         "protocol": key[0], "dataset": key[1], "backbone": key[2], "title": table["title"],
-        "figure": TITLES.get(METRICS[name].title, METRICS[name].title), "less": METRICS[name].less_is_better,
+        "figure": TITLES.get(measure(name).title, measure(name).title), "less": measure(name).less_is_better,
         "sentences": pairs.answers(protocol, table), "notes": table["notes"],
-        "header": table["header"], "rows": table["rows"], "fixed": table["fixed"],
-        "marks": [[i, k + table["fixed"], mark] for (i, k), mark in table["best"].items()],
+        **_cells(table),
         "panels": [_panel(table["data"], name, *panel) for panel in against_top(protocol, table)],
         "pairs": _pairs(protocol, table, name), "pictures": pictures(table.get("pictures", ()), folder),
     }  # fmt: skip
+
+
+def _cells(table):
+    return {"header": table["header"], "rows": table["rows"],
+            "marks": [[i, k + table["fixed"], mark] for (i, k), mark in table.get("best", {}).items()]}  # fmt: skip
 
 
 def _panel(data, name, words, shots, column, rows):
@@ -73,11 +79,14 @@ def _picture(drawn, text):
 
 
 def of_sets(content, folder):
-    """Plain data of what over_sets says of several data sets."""
-    shots = lambda s: f", {s['shots']} shots" if s["shots"] > 0 else ""  # noqa: E731
-    blocks = [{"title": f"{s['column']} {METRICS[s['figure']].title}{shots(s)}",
+    """Plain data of what several data sets say together: a table, or over_sets' summaries."""
+    if "header" in content:
+        return {"title": content["title"], "notes": content["notes"], "table": _cells(content), "blocks": [],
+                "pictures": []}  # fmt: skip
+    shots = lambda s: f", {in_words(s['shots'])}"  # noqa: E731
+    blocks = [{"title": f"{s['column']} {measure(s['figure']).title}{shots(s)}",
                "sets": s["sets"], "notes": s["notes"], "lacking": s["lacking"],
                "rows": [[r["method"], round(r["average"], 3), round(r["rank"], 3)] for r in s["rows"]]}
               for s in content["summaries"]]  # fmt: skip
-    return {"title": content["title"], "blocks": blocks, "pictures": pictures(content["pictures"], folder),
-            "needs": statistics.FRIEDMAN}  # fmt: skip
+    return {"title": content["title"], "blocks": blocks, "notes": [],
+            "pictures": pictures(content["pictures"], folder)}  # fmt: skip

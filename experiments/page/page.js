@@ -221,10 +221,11 @@ function study(table, chosen, place) { // all that one table says
     el("details", {}, el("summary", {}, "What this rests on"),
       el("ul", { class: "plain" }, [...table.sentences, ...table.notes].map((n) => el("li", {}, n)))));
   show(Math.max(0, Math.min(chosen, table.panels.length - 1)));
-  place.replaceChildren(made, wholeTable(table), gallery(table.pictures, "pictures-title"), pairsOf(table));
+  place.replaceChildren(made,
+    el("section", { "aria-labelledby": "table-title" }, el("h3", { id: "table-title" }, "The table"), ...wholeTable(table).filter(Boolean)), gallery(table.pictures, "pictures-title"), pairsOf(table));
 }
 
-function wholeTable(table) {
+function wholeTable(table) { // header, rows of cells, marks: as the report's files have it
   const marks = new Map(table.marks.map(([i, k, mark]) => [`${i} ${k}`, mark]));
   const number = (text) => { const v = parseFloat(String(text).replaceAll(",", "")); return Number.isNaN(v) ? null : v; };
   const rows = table.rows.map((cells, i) => ({ cells, i }));
@@ -241,7 +242,7 @@ function wholeTable(table) {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     made.show(rows.filter((r) => words.every((w) => r.cells.join(" ").toLowerCase().includes(w))));
   });
-  return el("section", { "aria-labelledby": "table-title" }, el("h3", { id: "table-title" }, "The table"), el("div", { class: "tools" }, find.element), made.element);
+  return [rows.length > 10 ? el("div", { class: "tools" }, find.element) : null, made.element];
 }
 
 function gallery(pictures, id) {
@@ -307,6 +308,8 @@ function overSets() {
   const section = part("sets", "Over data sets");
   for (const one of data.over) {
     section.append(el("h3", {}, one.title));
+    if (one.table) section.append(...wholeTable({ title: one.title, ...one.table }).filter(Boolean));
+    if (one.notes.length) section.append(el("ul", { class: "plain note" }, one.notes.map((n) => el("li", {}, n))));
     for (const block of one.blocks) {
       section.append(grid({
         caption: `${block.title}, ${plural(block.sets.length, "data set")}: ${block.sets.join(", ")}`, rows: block.rows,
@@ -316,7 +319,7 @@ function overSets() {
       }).element, ...block.notes.map((n) => el("p", { class: "note" }, n)),
       ...Object.entries(block.lacking).map(([m, sets]) => el("p", { class: "note" }, `Left out, as sets lack it: ${m} (${sets.join(", ")}).`)));
     }
-    section.append(gallery(one.pictures, `pictures-of-sets-${data.over.indexOf(one)}`));
+    if (one.pictures.length) section.append(gallery(one.pictures, `pictures-of-sets-${data.over.indexOf(one)}`));
   }
 }
 

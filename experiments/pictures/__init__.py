@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dassl.evaluation.figures import METRICS
+from cilmp.experiments.tables import measure
+from cilmp.protocols import in_words
+from dassl.utils.paths import slug
 
 from . import frame, of_runs, of_table
 
@@ -54,7 +56,7 @@ def _pictures(protocol, table, records):
     for name, method in protocol.drawings().items():
         yield name, f"Figures by {protocol.name}", lambda m=method: of_table.by_protocol(m, protocol, table)
     yield "differences", "Paired differences from the highest row", lambda: of_table.forest(protocol, table)
-    yield "cost", f"{METRICS[protocol.metrics[0]].title} against cost", lambda: of_table.cost(protocol, table)
+    yield "cost", f"{measure(protocol.metrics[0]).title} against cost", lambda: of_table.cost(protocol, table)
     rows = of_table.drawn_rows(protocol, table)
     shots = max((row["shots"] for row in rows), key=lambda s: s if s > 0 else np.inf, default=None)
     parts = dict.fromkeys(p for row in rows for p in row["parts"])
@@ -72,11 +74,10 @@ def of_data_sets(summaries, title, folder, stem):
     found = []
     with frame.style():
         for summary in summaries:
-            shots = {True: "all", False: summary["shots"]}[summary["shots"] < 1]
-            words = f"{title}: {summary['column']} {METRICS[summary['figure']].title}, shots {shots}"
+            words = f"{title}: {summary['column']} {measure(summary['figure']).title}, {in_words(summary['shots'])}"
             made = of_table.critical_difference(summary | {"title": words})
             if made is not None:
-                name = f"ranks-{summary['column']}-{shots}"
+                name = slug(f"ranks-{summary['column']}-{in_words(summary['shots'])}")
                 frame.save(made, Path(folder, f"{stem}-{name}"))
                 found.append({"name": name, "title": "Critical differences", "alt": f"Average ranks. {words}.",
                               "file": f"{stem}-{name}"})  # fmt: skip

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from cilmp.experiments import predictions
-from dassl.evaluation.figures import BINS, METRICS
+from cilmp.experiments.tables import measure
+from dassl.evaluation.figures import BINS
 from dassl.utils.errors import UserError
 from dassl.utils.io import read_json_object
 
@@ -27,7 +28,7 @@ class Behind:
         self.table, self.part, self.name, self._read = table, part, protocol.metrics[0], {}
         rows = [row for row in drawn_rows(protocol, table) if row["shots"] == shots and part in row["parts"]]
         rows = [row for row in rows if None not in (v := row["parts"][part][self.name].values()) and v]
-        sign = -1 if METRICS[self.name].less_is_better else 1
+        sign = -1 if measure(self.name).less_is_better else 1
         mean = {row["group"]: sign * np.mean(list(row["parts"][part][self.name].values())) for row in rows}
         self.rows, self.count = sorted(rows, key=lambda row: -mean[row["group"]])[:SHOWN], len(rows)
         own = {row["group"] for row in self.rows}

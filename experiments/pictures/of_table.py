@@ -6,8 +6,8 @@ import numpy as np
 
 from cilmp.experiments import statistics
 from cilmp.experiments.pairs import alike
-from cilmp.experiments.tables import marks_of
-from dassl.evaluation.figures import METRICS
+from cilmp.experiments.tables import marks_of, measure
+from cilmp.protocols import in_words
 
 from .frame import LABEL, QUIET, figure, fitted, legend, looks, short_number
 
@@ -48,7 +48,7 @@ def _by_shots(rows):
 
 def in_shots(protocol, shots):
     """ ", 4 shots" where a protocol's rows differ in shots."""
-    return "" if not protocol.shots_column else f", {'all images' if shots < 1 else f'{shots} shots'}"
+    return f", {in_words(shots)}" if protocol.shots_column else ""
 
 
 def panels(protocol, table):
@@ -77,7 +77,7 @@ def against_top(protocol, table):
 
 def _differences(known, table, name, column, rows):
     """[{...}] of `against_top`, the highest first."""
-    sign = -1 if METRICS[name].less_is_better else 1
+    sign = -1 if measure(name).less_is_better else 1
     rows = sorted(rows, key=lambda row: -sign * row["figures"][name][column][0])
     top = rows[0]["place"]
     same = alike(table["pairs"], name, column, top, [row["place"] for row in rows]) or []
@@ -100,7 +100,7 @@ def forest(protocol, table):
     if not found:
         return None
     names = list(dict.fromkeys(d["label"] for _, own in found for d in own))
-    title = f"{warned(table)}\nDifference from the highest row (diamond), {METRICS[protocol.metrics[0]].title}, " \
+    title = f"{warned(table)}\nDifference from the highest row (diamond), {measure(protocol.metrics[0]).title}, " \
             "percentage points; 95 % intervals; filled: told apart (Holm-corrected, 5 %)"  # fmt: skip
     made, axes = figure(title, 0.5 + 0.17 * len(names), columns=len(found), sharey=True)
     for axis, (words, own) in zip(axes[0], found):
@@ -137,7 +137,7 @@ def cost(protocol, table):
     costs = [("learned numbers", [row["trainable_parameters"] or 0 for row in rows])]
     if sum(map(bool, seconds := [_median(row["seconds_per_step"]) for row in rows])) > 1:
         costs.append(("seconds a training step", seconds))
-    title = f"{warned(table)}\n{column} {METRICS[name].title}{in_shots(protocol, shots)} against cost; " \
+    title = f"{warned(table)}\n{column} {measure(name).title}{in_shots(protocol, shots)} against cost; " \
             "the line: nothing cheaper is as high"  # fmt: skip
     made, axes = figure(title, 3.0, columns=len(costs), sharey=True)
     handles = {}
@@ -147,7 +147,7 @@ def cost(protocol, table):
         for x, y, deviation, label, look in points:
             handles[label] = axis.errorbar(x, y, yerr=deviation if row_seeds(rows, label) > 1 else None,
                                            **look | {"linestyle": ""}, elinewidth=0.8)  # fmt: skip
-        sign = -1 if METRICS[name].less_is_better else 1
+        sign = -1 if measure(name).less_is_better else 1
         front = _front([(x, sign * y) for x, y, *_ in points])
         axis.step([x for x, _ in front], [sign * y for _, y in front], where="post", color=QUIET, linewidth=0.8,
                   linestyle="-", marker="", zorder=0)  # fmt: skip
@@ -157,7 +157,7 @@ def cost(protocol, table):
         axis.xaxis.set_major_formatter(lambda v, _: short_number(v))
         axis.tick_params(axis="x", rotation=30)
         axis.set_xlim(-0.15 * smallest, 3 * max(p[0] for p in points) or 1)
-    axes[0, 0].set_ylabel(f"{column} {METRICS[name].title}, %")
+    axes[0, 0].set_ylabel(f"{column} {measure(name).title}, %")
     legend(made, list(handles.values()), list(handles), 4)
     return made
 
