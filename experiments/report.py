@@ -134,5 +134,6 @@ def _write(groups, folder, sources, metrics=(), wanted=tuple(formats.FORMATS)):
     texts = [text for text, _ in (*made.values(), *together)]
     write_text("\n".join(["# Report", "", about, "", *texts]), folder / "report.md")
     page.write(folder, made, groups, [content for _, content in together])
-    print(f"{len(made)} tables. Written: {', '.join(str(folder / n) for n in ('index.html', 'report.md', 'methods.md'))}")
+    written = (folder / name for name in ("index.html", "report.md", "methods.md"))
+    print(f"{len(made)} tables. Written: {', '.join(map(str, written))}")
     return 0

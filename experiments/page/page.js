@@ -167,7 +167,7 @@ function interval(row, low, high) { // difference from the highest, drawn; the n
 function ranking(table, panel) {
   const ends = panel.rows.flatMap((r) => [0, r.low, r.high]).filter(isNumber);
   const [low, high] = [Math.min(...ends), Math.max(...ends)];
-  const state = (r) => (r.top ? "highest" : r.apart === null ? "not compared" : r.apart ? "worse" : "can't be told apart");
+  const state = (r) => (r.top ? "highest" : r.apart === null ? "not compared" : r.apart ? "worse" : "not told apart");
   return grid({
     caption: `${panel.title}: ${table.figure}, percent, and the difference from the highest on the seeds both have, with its 95 % interval`,
     rows: panel.rows,
@@ -230,7 +230,7 @@ function wholeTable(table) { // header, rows of cells, marks: as the report's fi
   const number = (text) => { const v = parseFloat(String(text).replaceAll(",", "")); return Number.isNaN(v) ? null : v; };
   const rows = table.rows.map((cells, i) => ({ cells, i }));
   const made = grid({
-    caption: `${table.title}. Green: can't be told apart from the best of its column; underlined: the next figure.`,
+    caption: table.title + (table.marks.length ? ". Green: can't be told apart from the best of its column; underlined: the next figure." : ""),
     rows,
     columns: table.header.map((title, k) => ({
       title, number: k > 0,
@@ -242,7 +242,7 @@ function wholeTable(table) { // header, rows of cells, marks: as the report's fi
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     made.show(rows.filter((r) => words.every((w) => r.cells.join(" ").toLowerCase().includes(w))));
   });
-  return [rows.length > 10 ? el("div", { class: "tools" }, find.element) : null, made.element];
+  return [rows.length > 20 ? el("div", { class: "tools" }, find.element) : null, made.element];
 }
 
 function gallery(pictures, id) {
@@ -305,7 +305,7 @@ function answers() {
 
 function overSets() {
   if (!data.over.length) return;
-  const section = part("sets", "Over data sets");
+  const section = part("sets", "Over data sets, and cost");
   for (const one of data.over) {
     section.append(el("h3", {}, one.title));
     if (one.table) section.append(...wholeTable({ title: one.title, ...one.table }).filter(Boolean));

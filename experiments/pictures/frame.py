@@ -116,9 +116,10 @@ def _longest(made, text, inches, size):
 
 
 def legend(made, handles, labels, columns=3):
-    """A legend below the axes, as many columns as names leave room for; columns = 0: one at their right."""
+    """A legend below the axes, as many columns as names leave room for; columns = 0: one at the right of the last."""
     if not columns:
-        made.legend(handles, [fitted(made, label, 2.2) for label in labels], loc="outside right upper")
+        names = [fitted(made, label, 2.2) for label in labels]
+        made.axes[-1].legend(handles, names, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
         return
     names = [fitted(made, label, 2.6) for label in labels]
     widest = max((width_of(made, name, LABEL) for name in names), default=0)
@@ -138,6 +139,9 @@ def short_number(value):
 def save(made, stem, forms=("svg", "png")):
     """<stem>.svg and <stem>.png without dates or versions: equal pictures are equal files."""
     stem = Path(stem)
+    made.draw_without_rendering()  # titles find their places,
+    made.get_layout_engine().execute(made)  # and the layout heeds them, once for both files
+    made.set_layout_engine("none")
     nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
     for form in forms:
         with atomic_path(stem.with_name(f"{stem.name}.{form}")) as temporary:
