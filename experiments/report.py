@@ -130,7 +130,8 @@ def _write(groups, folder, sources, metrics=(), wanted=tuple(formats.FORMATS)):
             for key, found in groups.items()}  # fmt: skip
     together = over_data_sets(made, groups, folder, metrics, wanted)
     write_text(facts.markdown(groups, made), folder / "methods.md")
-    about = "What a methods section and a reviewer's checklist need, as far as the runs know it: [methods.md](methods.md)."
+    about = "All of it, with every run: [index.html](index.html). What a methods section and a reviewer's checklist " \
+            "need, as far as the runs know it: [methods.md](methods.md)."  # fmt: skip
     texts = [text for text, _ in (*made.values(), *together)]
     write_text("\n".join(["# Report", "", about, "", *texts]), folder / "report.md")
     page.write(folder, made, groups, [content for _, content in together])

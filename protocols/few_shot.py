@@ -14,13 +14,14 @@ class FewShot(Protocol):
     shots_column = True
 
     def draw(self, axes, rows):
-        for name in dict.fromkeys(row["label"] for row in rows):
+        names = dict.fromkeys(row["label"] for row in rows)
+        for name in names:
             points = sorted((row["shots"], *row["figures"][self.metrics[0]]["test"]) for row in rows
                             if row["label"] == name)  # fmt: skip
             shots, means, deviations = map(np.array, zip(*points))
             (line,) = axes.plot(shots, means, label=name)
-            axes.fill_between(shots, means - deviations, means + deviations, color=line.get_color(), alpha=0.12,
-                              linewidth=0)  # fmt: skip
+            axes.fill_between(shots, means - deviations, means + deviations, color=line.get_color(), linewidth=0,
+                              alpha=0.12 if len(names) <= 8 else 0.05)  # fmt: skip
         axes.set_xscale("log", base=2)
         ticks = sorted({row["shots"] for row in rows})
         axes.set_xticks(ticks, labels=list(map(str, ticks)))

@@ -98,7 +98,7 @@ def allowed(dataset):
         folders = datasets.locate.find_split(dataset)[1][:3]  # the last is the folder of all sets
         return f"Images: {', '.join(filter(None, (dataset, info.licence, info.home)))}.", tuple(map(str, folders))
     except (UserError, OSError):
-        return "Images are not shown: this data set is not on this machine.", ()
+        return "Images are not shown: this data set can't be read on this machine.", ()
 
 
 @cache

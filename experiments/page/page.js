@@ -188,7 +188,7 @@ function overview(open) {
   const rows = data.tables.flatMap((table, t) => table.panels.map((panel, p) => ({ table, panel, t, p })));
   return grid({
     caption: "The highest method of each table, and how many can't be told apart from it",
-    rows, page: 25,
+    rows, page: 12,
     columns: [
       { title: "data set", value: (r) => r.table.dataset, cell: (th, r) => th.append(el("button", { type: "button", class: "open", onclick: () => open(r.t, r.p) }, r.table.dataset)) },
       { title: "protocol", value: (r) => r.table.protocol },
