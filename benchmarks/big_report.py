@@ -121,10 +121,12 @@ def _write(output, facts, settings, labels, p, measured):
         return
     folder.mkdir(parents=True, exist_ok=True)
     names = list(CLASSES[3:] if subset == "new" else CLASSES[:classes])
-    own = settings | {"SEED": seed, "TRAINER.NAME": method, "DATASET.NAME": tested, "DATASET.NUM_SHOTS": shots}
+    other = name == "external" and part != first
+    own = settings | {"DATASET.TEST_ON": tested if other else "", "SEED": seed, "TRAINER.NAME": method,
+                      "DATASET.NAME": dataset if other else tested, "DATASET.NUM_SHOTS": shots}  # fmt: skip
     source = None if part == first else {"dataset": dataset, "shots": shots, "part": first, "key": group}
     spec = {
-        "protocol": name, "part": part, "method": method, "dataset": tested, "shots": shots, "seed": seed,
+        "protocol": name, "part": part, "method": method, "dataset": own["DATASET.NAME"], "shots": shots, "seed": seed,
         "subset": subset, "split": "test", "backbone": BACKBONE, "weights": "", "llm": "", "file": "vit_b16",
         "label": "", "hparams": "official", "tuned": False, "source": source, "settings": own,
     }  # fmt: skip
@@ -135,7 +137,8 @@ def _write(output, facts, settings, labels, p, measured):
     accuracy = measured["accuracy"]
     trained = sha256_of([dataset, shots, seed, subset, name == "realistic"])
     content = {
-        "schema": 2, "method": method, "dataset": tested, "protocol": name, "subset": subset, "split": "test",
+        "schema": 2, "method": method, "dataset": own["DATASET.NAME"], "protocol": name, "subset": subset,
+        "split": "test",
         "shots": shots, "seed": seed, "backbone": BACKBONE, "llm": None, "hparams": "official", "tuned": False,
         "source_note": "", "n": len(labels), "classes": names, "metrics": {k: float(v) for k, v in measured.items()},
         "ci95": {k: [measured[k] - 5, measured[k] + 5] for k in ("accuracy", "macro_f1")}, "ci_unit": "group",

@@ -36,6 +36,11 @@ def trained_by(record):
     return {"dataset": source["dataset"], "shots": source.get("shots", spec["shots"])}
 
 
+def tested_on(record):
+    """The data set whose images a run was tested on."""
+    return (record["spec"].get("settings") or {}).get("DATASET.TEST_ON") or record["dataset"]
+
+
 def before_specs(content, path):
     """A result written before runs had a spec (schema 1): its protocol, part and settings were in its path alone,
     <protocol>/<dataset>/<method>/<backbone>/shots<k>/<file>-<hash>/seed<s>/<part>."""

@@ -11,6 +11,7 @@ import json
 import re
 from pathlib import Path
 
+from dassl.evaluation.figures import METRICS, Metric
 from dassl.utils.errors import unknown_name
 from dassl.utils.io import write_text
 
@@ -24,6 +25,16 @@ GAPS = "To fill what is missing (finished runs are kept; DATA, or --data, says w
 def plain(text):
     """One line of characters that can be seen: no newline, tab, escape sequence or change of writing direction."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def measure(name):
+    """The Metric of that name; one that only results know (of a plugin) is called as there."""
+    return METRICS.get(name) or Metric(plain(name), None)
+
+
+def rounded(metric, value):
+    """As printed: percentages with one digit, what is no percentage (kappas) with three."""
+    return f"{value:.{1 if measure(metric).percent else 3}f}"
 
 
 def marked(table, forms, escape):

@@ -9,9 +9,9 @@ from collections import defaultdict
 from cilmp.protocols import in_words
 
 from . import missing, over_sets, published, statistics
-from .collect import trained_by
-from .formats import plain
-from .tables import COSTS, marks_of, measure, rounded, span, with_deviation
+from .collect import tested_on, trained_by
+from .formats import measure, plain, rounded
+from .tables import COSTS, hyper_parameters, marks_of, precisions, span, with_deviation
 
 MARKED = ("Marked best (bold): rows whose average rank can't be told apart from the best one (Friedman's and Nemenyi's "
           "tests, 5 %).")  # fmt: skip
@@ -31,16 +31,17 @@ def of_protocol(protocol, backbone, tables, records):
 
 def averaged(protocol, backbone, tables, records):
     """Method x (metric, shots, column): means over all data sets of the means over seeds."""
-    values = defaultdict(dict)  # {row: {column: [a value of each set]}}
+    values, columns = defaultdict(dict), {}  # {row: {column: [a value of each set]}}
     for table in tables.values():
         for row in table["data"]:
-            for metric, own in row["figures"].items():
+            for metric in protocol.metrics:
+                own = row["figures"].get(metric, {})
                 for c in protocol.columns(row["parts"]):
                     if c in own:
                         name, column = _place(protocol, row, metric, c)
                         values[name].setdefault(column, []).append(own[c][0])
-    order = {m: i for i, m in enumerate(protocol.metrics)}
-    columns = sorted({c for own in values.values() for c in own}, key=lambda c: (order[c[0]], _many(c[1])))
+                        columns[column] = None
+    columns = sorted(columns, key=lambda c: (protocol.metrics.index(c[0]), _many(c[1])))  # else as the protocol's
     whole = {name: {c: numbers.fmean(v) for c, v in own.items() if len(v) == len(tables)}
              for name, own in values.items()}  # fmt: skip
     if not any(whole.values()):
@@ -115,8 +116,9 @@ def _best(protocol, tables, rows, columns):
 def _travelling(tables, records):
     """Warnings of single tables that a summary may not lose."""
     sources = {plain(r.get("source_note") or "") for r in records}
-    words = ("Demo numbers", "Random weights", "Rows differ", "*:", "†:", "Precision", "Hyper-parameters", "Judged on")
-    found = {}
+    words = ("Demo numbers", "Random weights", "Rows differ in their seeds", "*:", "†:", "Judged on")
+    rows = {(row["label"], row["group"]): row for table in tables.values() for row in table["data"]}.values()
+    found = {note: list(tables) for note in (*precisions(rows), *hyper_parameters(rows))}
     for dataset, table in tables.items():
         for note in table["notes"]:
             if note.startswith(words) or note in sources:
@@ -153,20 +155,22 @@ def side_by_side(protocol, backbone, tables, records):
 def source_target(protocol, backbone, tables, records):
     """(source, method) x data set tested, of the first metric; the average is over the targets, without the source."""
     metric = protocol.metrics[0]
+    names = {(trained_by(r)["dataset"], r["spec"]["part"].removeprefix("test_")): tested_on(r) for r in records}
     columns = {d: protocol.columns(dict.fromkeys(p for row in t["data"] for p in row["parts"]))
                for d, t in tables.items()}  # fmt: skip
-    targets = sorted({c for own in columns.values() for c in own if c != "test"} | set(tables))
+    called = lambda source, c: source if c == "test" else names.get((source, c), c)  # noqa: E731
+    targets = sorted({called(d, c) for d, own in columns.items() for c in own} | set(tables))
     rows, data, best = [], [], {}
     for source in sorted(tables):
         table = tables[source]
-        places = {source if c == "test" else c: k for k, c in enumerate(columns[source])}
+        places = {called(source, c): (k, c) for k, c in enumerate(columns[source])}
         for i, row in enumerate(table["data"]):
             own = row["figures"].get(metric, {})
-            cells = {t: own.get("test" if t == source else t) for t in targets if t in places}
+            cells = {t: own.get(c) for t, (_, c) in places.items()}
             asked = [cells.get(t) for t in places if t != source]
             mean = numbers.fmean(c[0] for c in asked) if asked and all(asked) else None
             name = _named(row["label"] + marks_of(row), row["shots"], len({r["shots"] for r in table["data"]}) > 1)
-            best |= {(len(rows), targets.index(t)): table["best"][i, k] for t, k in places.items()
+            best |= {(len(rows), targets.index(t)): table["best"][i, k] for t, (k, _) in places.items()
                      if (i, k) in table["best"]}  # fmt: skip
             rows.append([source, name, *("" if t not in places else with_deviation(metric, *cells[t], own["seeds"])
                                          if cells[t] else "-" for t in targets),
@@ -189,12 +193,14 @@ COST = {
 }
 
 
-def cost(protocol, backbone, records):
-    """Method x what a training costs, over the data sets and seeds of one protocol and backbone."""
+def cost(protocol, backbone, tables, records):
+    """Method x what a training costs, over the data sets and seeds of one protocol and backbone, and all its tables."""
+    names = {row["group"]: row["label"] for table in tables for row in table["data"]}
     rows = defaultdict(list)
     for r in records:
         if not r["spec"]["source"]:
-            rows[plain(r["spec"]["label"] or r["spec"]["method"]), r["spec"]["shots"]].append(r)
+            name = names.get(r["group"]) or plain(r["spec"]["label"] or r["spec"]["method"])
+            rows[name, r["spec"]["shots"]].append(r)
     if not rows:
         return None
     cells, data = [], []
@@ -202,7 +208,8 @@ def cost(protocol, backbone, records):
         costs = [r["cost"] for r in own]
         facts = {"steps": COSTS["steps"]({"steps": list(dict.fromkeys(c.get("steps", "unknown") for c in costs))})}
         facts |= {title: form(costs) for title, form in COST.items()}
-        facts |= {k: ", ".join(sorted({plain(r.get(k) or "not known") for r in own})) for k in ("precision", "device")}
+        for fact, keys in (("precision", ["precision"]), ("device", ["device_name", "device"])):
+            facts[fact] = ", ".join(sorted({plain(next(filter(None, map(r.get, keys)), "not known")) for r in own}))
         cells.append([name, in_words(shots), *facts.values(), str(len(own))])
         data.append({"method": name, "shots": shots, "runs": len(own), **facts})
     sets = sorted({trained_by(r)["dataset"] for r in records})

@@ -39,7 +39,8 @@ def _checked(table, sources, path):
     wrong += ["metric"] if table.get("metric") not in METRICS else []
     wrong += ["unit"] if table.get("unit") != "percent" else []
     width = len(table.get("shots") or ()) * len(table.get("columns") or ())
-    wrong += [m for m, row in (table.get("rows") or {}).items() if len(row) != width or not all(map(_percent, row))]
+    wrong += [f"rows of {m}" for m, row in (table.get("rows") or {}).items()
+              if len(row) != width or not all(map(_percent, row))]  # fmt: skip
     if wrong:
         raise UserError(f"{name}: {', '.join(map(str, wrong))} has not the form of the other tables")
     facts = sources[table["source"]]

@@ -93,7 +93,8 @@ def over_data_sets(made, groups, folder, metrics=(), wanted=tuple(formats.FORMAT
         alone = {dataset: some[0] for dataset, some in own.items() if len(some) == 1 and some[0]}
         used = [r for r in runs if trained_by(r)["dataset"] in alone]
         more = kinds.of_protocol(protocol, backbone, alone, used)
-        more += [("cost", cost)] if (cost := kinds.cost(protocol, backbone, runs)) else []
+        every = [table for some in own.values() for table in some if table]
+        more += [("cost", cost)] if (cost := kinds.cost(protocol, backbone, every, runs)) else []
         for kind, table in more:
             formats.save(table, folder, slug(f"{name}-{kind}-{backbone}"), wanted)
             sections.append((formats.markdown(table), table))
@@ -129,7 +130,7 @@ def _write(groups, folder, sources, metrics=(), wanted=tuple(formats.FORMATS)):
     made = {key: section(key, found, folder, count.count(key[:3]) > 1, metrics, wanted)
             for key, found in groups.items()}  # fmt: skip
     together = over_data_sets(made, groups, folder, metrics, wanted)
-    write_text(facts.markdown(groups, made), folder / "methods.md")
+    write_text(facts.markdown(groups, made, metrics), folder / "methods.md")
     about = "All of it, with every run: [index.html](index.html). What a methods section and a reviewer's checklist " \
             "need, as far as the runs know it: [methods.md](methods.md)."  # fmt: skip
     texts = [text for text, _ in (*made.values(), *together)]

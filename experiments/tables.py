@@ -1,14 +1,13 @@
 """Tables of a protocol from records of finished runs. No number here that is not in a results.json."""
 
-import statistics
+import statistics as numbers
 
 from cilmp.protocols import in_words
-from dassl.evaluation.figures import METRICS, Metric
 from dassl.utils.errors import UserError
 
-from . import pairs
+from . import pairs, statistics
 from .collect import trained_by
-from .formats import plain
+from .formats import measure, plain, rounded
 
 COSTS = {
     "steps": lambda row: _steps(row["steps"]),
@@ -34,7 +33,7 @@ def span(values, form, middle=None, otherwise="-"):
 
 
 def _median(values, form):
-    return span(values, form, statistics.median)
+    return span(values, form, numbers.median)
 
 
 def check_equal_splits(records):
@@ -166,16 +165,6 @@ def _shots(number):
     return "all" if number < 1 else str(number)
 
 
-def measure(name):
-    """The Metric of that name; one that only results know (of a plugin) is called as there."""
-    return METRICS.get(name) or Metric(plain(name), None)
-
-
-def rounded(metric, value):
-    """As printed: percentages with one digit, what is no percentage (kappas) with three."""
-    return f"{value:.{1 if measure(metric).percent else 3}f}"
-
-
 def with_deviation(metric, mean, deviation, seeds):
     """One seed has no deviation."""
     return rounded(metric, mean) + (f" ± {rounded(metric, deviation)}" if seeds > 1 else "")
@@ -217,6 +206,8 @@ def _notes(protocol, records, rows, missing, not_run, targets):
     if any(r["split"] != "test" for r in records):
         notes.append(f"Judged on {', '.join(every('split'))}, not on the test images.")
     dataset = next((r["spec"]["dataset"] for r in records if not r["spec"]["source"]), "")
+    if alone := [measure(m).title for m in protocol.metrics if m not in statistics.FIGURES]:
+        notes.append(f"{', '.join(alone)}: the best figure alone is marked, as pairs are not compared in it.")
     if other := [measure(m).title for m in protocol.metrics if not measure(m).percent]:
         notes.append(f"No percentage: {', '.join(other)}.")
     notes += protocol.notes(dataset, targets)
@@ -225,14 +216,14 @@ def _notes(protocol, records, rows, missing, not_run, targets):
         notes.append("Demo numbers: a tiny backbone, drawn for trying the toolbox, of no meaning for real images.")
     if any("random" in (r["spec"]["weights"] or r["spec"]["backbone"]).split("::")[-1] for r in records):
         notes.append("Random weights: this backbone was never trained; its numbers mean nothing.")
-    notes += _precisions(rows)
+    notes += precisions(rows)
     if modes := every("dropout_mode"):
         notes.append(f"CILMP dropout: {', '.join(modes)}.")
     if weights := every("weights"):
         notes.append(f"Backbone weights: {', '.join(weights)}.")
     if llms := every("llm"):
         notes.append(f"LLM: {', '.join(llms)}.")
-    notes += _hyper_parameters(rows)
+    notes += hyper_parameters(rows)
     if any(r.get("tuned") for r in records):
         notes.append("*: tuned by its authors for this very data set.")
     if any(r.get("transductive") for r in records):
@@ -249,7 +240,7 @@ def _notes(protocol, records, rows, missing, not_run, targets):
     return notes
 
 
-def _precisions(rows):
+def precisions(rows):
     """The precision of all rows, or a warning that names each."""
     found = _labels(rows, "precision")
     if len(found) < 2:
@@ -257,7 +248,7 @@ def _precisions(rows):
     return [f"Rows differ in precision, compare with care - {_listed(found)}."]
 
 
-def _hyper_parameters(rows):
+def hyper_parameters(rows):
     """Whose hyper-parameters all rows have, or which rows have whose; and what `matched` means."""
     found = _labels(rows, "hparams")
     words = next(iter(found)) if len(found) == 1 else _listed(found)

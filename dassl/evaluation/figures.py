@@ -8,6 +8,7 @@ import numpy as np
 
 BINS = 15  # of the expected calibration error
 RESAMPLES = 1000
+WHOLE_VAL = "predictions_whole_val.npz"  # what calibration is fitted on, in the folder of a run that trained
 
 
 METRICS = {}  # name in results.json: Metric

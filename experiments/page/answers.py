@@ -5,8 +5,8 @@ import gzip
 import re
 
 from cilmp.experiments import pairs
+from cilmp.experiments.formats import measure
 from cilmp.experiments.pictures.of_table import against_top, in_shots
-from cilmp.experiments.tables import measure
 from cilmp.protocols import in_words
 
 TITLES = {"acc": "accuracy", "bal acc": "balanced accuracy"}  # a page has room for words

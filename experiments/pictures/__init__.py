@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cilmp.experiments.tables import measure
+from cilmp.experiments.formats import measure
 from cilmp.protocols import in_words
 from dassl.utils.paths import slug
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cilmp.experiments import predictions
-from cilmp.experiments.tables import measure
+from cilmp.experiments import calibration, predictions
+from cilmp.experiments.formats import measure
 from dassl.evaluation.figures import BINS
 from dassl.utils.errors import UserError
-from dassl.utils.io import read_json_object
 
 from .frame import LABEL, QUIET, band, figure, fitted, legend, looks, wrapped
 from .of_table import drawn_rows, in_shots, warned
@@ -55,16 +54,12 @@ class Behind:
         return [(r, p) for r in self.records[row["group"]] if (p := self._read[id(r)]) is not None]
 
     def temperature(self, record):
-        """Of a run's calibration.json, or of its training's; None where none was fitted."""
-        trained = self.trained.get((record["group"], record["seed"]), record)
-        for r in (record, trained):
-            if "folder" in r and (path := Path(r["folder"], "calibration.json")).is_file():
-                try:
-                    value = read_json_object(path).get("temperature")
-                except UserError:
-                    return None
-                return float(value) if isinstance(value, (int, float)) and 0 < value < np.inf else None
-        return None
+        """Of a run's training, fitted on the whole val part; None where there is none."""
+        trained = self.trained.get((record["group"], record["seed"]), {})
+        try:
+            return calibration.fitted(trained["folder"])[0]
+        except (UserError, KeyError):
+            return None
 
 
 def confusion_of(records):
@@ -206,9 +201,7 @@ def _bins(found):
     answers, of [(Predictions, T)]."""
     confidence, right = [], []
     for p, temperature in found:
-        logits = np.log(np.maximum(p.probabilities.astype(float), np.finfo(np.float32).tiny)) / temperature
-        scaled = np.exp(logits - logits.max(1, keepdims=True))
-        confidence.append((scaled / scaled.sum(1, keepdims=True)).max(1))
+        confidence.append(calibration.scaled(p.probabilities, temperature).max(1))
         right.append(p.predictions == p.labels)
     confidence, right = np.concatenate(confidence), np.concatenate(right).astype(float)
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)

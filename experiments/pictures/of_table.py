@@ -5,8 +5,9 @@ import statistics as st
 import numpy as np
 
 from cilmp.experiments import statistics
+from cilmp.experiments.formats import measure
 from cilmp.experiments.pairs import alike
-from cilmp.experiments.tables import marks_of, measure
+from cilmp.experiments.tables import marks_of
 from cilmp.protocols import in_words
 
 from .frame import LABEL, QUIET, figure, fitted, legend, looks, short_number

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from cilmp.experiments import over_sets, pictures, report, tables
+from cilmp.experiments import calibration, over_sets, pictures, report, tables
 from cilmp.experiments.collect import records
 from cilmp.experiments.pictures import frame, of_runs, of_table
 from cilmp.protocols import PROTOCOLS
@@ -133,7 +133,8 @@ def test_temperatures_are_drawn_where_all_seeds_have_one(tables_of, tmp_path):
         assert [a.get_title() for a in of_runs.reliability(behind).axes] == ["before temperature scaling",
                                                                              "after temperature scaling"]  # fmt: skip
         for r in own:
-            (r["folder"] / "calibration.json").write_text('{"temperature": "hot"}' if r["seed"] == 2 else "{")
+            if r["seed"] == 2:
+                (r["folder"] / "predictions_whole_val.npz").write_bytes(b"torn")
         assert [a.get_title() for a in of_runs.reliability(behind).axes] == ["no temperature was fitted"]
 
 
@@ -151,7 +152,9 @@ def test_a_test_of_other_data_takes_its_trainings_temperature(tables_of):
     table, own = tables_of("base2new")
     behind = of_runs.Behind(PROTOCOLS["base2new"], table, own, "test_new", 16)
     tested = next(r for r in own if r["spec"]["part"] == "test_new")
-    assert not (tested["folder"] / "calibration.json").exists() and behind.temperature(tested) == 1.7
+    trained = next(r for r in own if r["group"] == tested["group"] and r["seed"] == tested["seed"] and r is not tested)
+    assert not (tested["folder"] / "predictions_whole_val.npz").exists()
+    assert behind.temperature(tested) == calibration.fitted(trained["folder"])[0]
 
 
 def test_what_is_missing_leaves_its_picture_out(tables_of, tmp_path):
