@@ -5,7 +5,7 @@ import numpy as np
 from cilmp.protocols import in_words
 from dassl.utils.io import write_json
 
-from . import statistics
+from . import pictures, statistics
 from .formats import grid, md, measure, rounded
 
 
@@ -70,12 +70,15 @@ def _tests(values, methods):
 
 
 def section(protocol, backbone, tables, stem, folder):
-    """Markdown of the summaries of {data set: table}, and <stem>.json beside; "" where they share nothing."""
+    """(Markdown of the summaries of {data set: table}, {title, summaries, pictures}), and <stem>.json beside;
+    ("", None) where they share nothing."""
     found = summaries(protocol, tables)
     if not found:
-        return ""
+        return "", None
     write_json(found, folder / f"{stem}.json")
-    lines = [f"**{protocol.name} over data sets, {md(backbone)}**", ""]
+    title = f"{protocol.name} over data sets, {backbone}"
+    drawn = pictures.of_data_sets(found, title, folder, stem)
+    lines = [f"**{md(title)}**", ""]
     for one in found:
         shots = f"{in_words(one['shots'])}, " if protocol.shots_column else ""
         lines += [f"{shots}{one['column']} {measure(one['figure']).title}, {len(one['sets'])} sets "
@@ -86,4 +89,5 @@ def section(protocol, backbone, tables, stem, folder):
         lines += [f"{md(note)}  " for note in one["notes"]]
         lacking = [f"{m} ({', '.join(sets)})" for m, sets in one["lacking"].items()]
         lines += [*(f"Left out, as sets lack it: {md(row)}.  " for row in lacking), ""]
-    return "\n".join(lines)
+    content = {"title": title, "summaries": found, "pictures": drawn}
+    return "\n".join([*lines, pictures.markdown(drawn)]), content

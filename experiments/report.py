@@ -9,9 +9,8 @@ from dassl.utils.errors import MissingFile, UserError, unknown_name
 from dassl.utils.io import write_text
 from dassl.utils.paths import output_root, slug
 
-from . import archive, calibration, facts, formats, kinds, missing, over_sets, pairs, tables
+from . import archive, calibration, facts, formats, kinds, missing, over_sets, page, pairs, pictures, tables
 from .collect import tested_on, trained_by
-from .pictures import draw
 
 
 def groups_of(found):
@@ -62,8 +61,8 @@ def section(key, found, folder, several, metrics=(), wanted=tuple(formats.FORMAT
         return "\n".join([f"**{formats.md(title)}**: no method has finished all its parts", "", *commands, ""]), None
     formats.save(table, folder, stem, wanted)
     text = formats.markdown(table)
-    if draw(protocol, table, folder / f"{stem}.png"):
-        text += f"\n![{formats.md(title)}]({stem}.png)\n"
+    table |= {"protocol": protocol, "pictures": pictures.of_one_table(protocol, table, found, folder, stem)}
+    text += f"\n{pictures.markdown(table['pictures'])}"
     return text + evidence(protocol, table, found, folder, stem, wanted), table
 
 
@@ -80,8 +79,8 @@ def evidence(protocol, table, found, folder, stem, wanted=tuple(formats.FORMATS)
 
 
 def over_data_sets(made, groups, folder, metrics=(), wanted=tuple(formats.FORMATS)):
-    """[Markdown] of what tables of one protocol and backbone say together, and what their trainings cost; a data set
-    with several tables (another split of its data) is no part of the first."""
+    """[(Markdown, the table or summaries)] of what tables of one protocol and backbone say together, and what their
+    trainings cost; a data set with several tables (another split of its data) is no part of the first."""
     sets, found = {}, {}
     for key, (_, table) in made.items():
         name, dataset, backbone, _ = key
@@ -97,11 +96,11 @@ def over_data_sets(made, groups, folder, metrics=(), wanted=tuple(formats.FORMAT
         more += [("cost", cost)] if (cost := kinds.cost(protocol, backbone, every, runs)) else []
         for kind, table in more:
             formats.save(table, folder, slug(f"{name}-{kind}-{backbone}"), wanted)
-            sections.append(formats.markdown(table))
+            sections.append((formats.markdown(table), table))
         if len(alone) > 1:
             stem = slug(f"{name}-over-sets-{backbone}")
             sections.append(over_sets.section(protocol, backbone, alone, stem, folder))
-    return [s for s in sections if s]
+    return [s for s in sections if s[0]]
 
 
 def main(sources=(), to="", metrics=(), wanted=()):
@@ -131,8 +130,11 @@ def _write(groups, folder, sources, metrics=(), wanted=tuple(formats.FORMATS)):
             for key, found in groups.items()}  # fmt: skip
     together = over_data_sets(made, groups, folder, metrics, wanted)
     write_text(facts.markdown(groups, made, metrics), folder / "methods.md")
-    about = "What a methods section and a reviewer's checklist need, as far as runs know it: [methods.md](methods.md)."
-    texts = [text for text, _ in made.values()]
-    write_text("\n".join(["# Report", "", about, "", *texts, *together]), folder / "report.md")
-    print(f"{len(made)} tables. Written: {folder / 'report.md'}, {folder / 'methods.md'}")
+    about = "All of it, with every run: [index.html](index.html). What a methods section and a reviewer's checklist " \
+            "need, as far as the runs know it: [methods.md](methods.md)."  # fmt: skip
+    texts = [text for text, _ in (*made.values(), *together)]
+    write_text("\n".join(["# Report", "", about, "", *texts]), folder / "report.md")
+    page.write(folder, made, groups, [content for _, content in together])
+    written = (folder / name for name in ("index.html", "report.md", "methods.md"))
+    print(f"{len(made)} tables. Written: {', '.join(map(str, written))}")
     return 0
