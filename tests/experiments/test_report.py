@@ -320,10 +320,23 @@ def test_every_kind_of_bad_input_at_once(tmp_path):
     assert "<script>" not in methods and "two lines" in methods
 
 
+def test_runs_that_fit_no_table_are_said(tmp_path, capsys):
+    found = runs(tmp_path, {"A": 1.0, "B": 0.5})
+    orphan, foreign = found[0], found[1]
+    orphan["spec"]["source"], orphan["group"] = {"dataset": "d", "shots": -1}, "no training"
+    foreign["spec"]["protocol"] = "two\nshot<b>"
+    text = told(written(found, tmp_path))
+    for said in (text, capsys.readouterr().out):
+        assert "Left out, 1 tests whose training run is not among the results: A, all images, seed 1" in said
+        assert "Left out, 1 runs of protocol two shot" in said
+    assert "<b>" not in text
+
+
 def test_formats_and_metrics_of_the_command(tmp_path, capsys):
     place = written(runs(tmp_path), tmp_path)
     assert commands.report([str(place), "--formats", "csv", "terminal", "--metrics", "accuracy"]) == 0
-    assert {p.suffix for p in (place / "report").iterdir()} == {".csv", ".md"}
+    files = {p.name for p in (place / "report").iterdir() if p.suffix in (".csv", ".tex", ".json")}
+    assert files == {"full-d-ViT-B-16.csv", "full-d-ViT-B-16-statistics.csv", "full-cost-ViT-B-16.csv"}
     assert "full on d, ViT-B/16\n" in capsys.readouterr().out
     with pytest.raises(UnknownName, match="unknown metric 'f1'"):
         commands.report([str(place), "--metrics", "f1"])
