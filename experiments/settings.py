@@ -219,7 +219,9 @@ class Request:
     def _label(self, cfg, kind, opts):
         """What RUN.HPARAMS says: the kind; custom where a setting was changed. Sentences are what a method reads and
         no setting, but the official values are those of a method that reads its authors' lists."""
-        if self.epochs or any(not key.endswith(".SENTENCES") for key in opts[::2]):
+        from dassl.engine.run_folder import NOT_THE_RUN
+
+        if self.epochs or any(not key.endswith(".SENTENCES") and key not in NOT_THE_RUN for key in opts[::2]):
             return "custom"
         if kind != "official" or "SENTENCES" not in cfg.TRAINER.get(cfg.TRAINER.NAME.upper(), {}):
             return kind

@@ -15,7 +15,7 @@ from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils.errors import ConfigError
 
-from .features import FeatureItems, check_bound, hand_out_features
+from .features import FeatureItems, check_bound, hand_out_features, in_place_of
 from .learner import Context, Learner, unit
 from .precision import AUTOCAST, in_towers, runs_as
 from .schedules import cosine_over_steps, laid_over
@@ -31,6 +31,7 @@ class PromptTrainer(TrainerX):
         defaults: dict of its config node TRAINER.<NAME>.
         needs_llm: whether it reads what a language model says, as llm_form: "rows" (representations) or "sentences".
         trains: False for methods without training.
+        fits_on_val: True for methods that choose something on val (besides TEST.FINAL_MODEL best_val).
         transductive: True for methods that see all test images at once (never their labels); tables mark them.
     """
 
@@ -40,6 +41,7 @@ class PromptTrainer(TrainerX):
     llm_form = "rows"
     trains = True
     transductive = False
+    fits_on_val = False
     model_name = "prompt_learner"
     lr_per = "epoch"  # "step": a cosine over all steps, down to END_LR, after WARMUP_SHARE of them
 
@@ -78,7 +80,9 @@ class PromptTrainer(TrainerX):
         """Image size, mean, std, interpolation and resize mode that the backbone expects."""
         return backbones.input_facts(self.cfg.MODEL.BACKBONE.NAME, self.cfg.MODEL.BACKBONE.WEIGHTS or None)
 
-    def build_model(self):
+    def build_learner(self):
+        """self.clip and self.model: all that gives logits, nothing that trains. Of the data it reads the class names,
+        and what the learner asks its context for."""
         cfg = self.cfg
         if self.precision != self.asked_precision:
             print(f"precision {self.asked_precision} needs CUDA: this run is float32 (on a CPU bf16 can be asked for)")
@@ -95,6 +99,10 @@ class PromptTrainer(TrainerX):
         self.model = self.learner(self.node, self.clip, classnames, Context(cfg, self.dm.dataset, self.device))
         self.model.to(self.device)
         in_towers(self.clip, self.precision)  # now: texts that are encoded once were just encoded in float32
+
+    def build_model(self):
+        cfg = self.cfg
+        self.build_learner()
         hand_out_features(self)
         self.scaler, self.max_epoch = None, self._length()
         if cfg.OPTIM.BUDGET:
@@ -159,6 +167,9 @@ class PromptTrainer(TrainerX):
         if transform is not None:
             return FeatureItems(self, DatasetWrapper(images.cfg, images.data_source, transform)).of()
         return (items if items is not images else FeatureItems(self, images)).of(epoch)
+
+    def held_out(self, items):
+        return in_place_of(self, super().held_out(items))
 
     def before_epoch(self):
         start, items = time.time(), getattr(self.train_loader_x, "dataset", None)

@@ -43,14 +43,19 @@ def deterministic(cfg):
 
 def hand_out_features(trainer):
     """Put loaders of features in place of the trainer's loaders of images, where its image tower is frozen."""
-    for name in LOADERS if trainer.model.image_key else ():
-        loader = getattr(trainer, name)
-        if one_view(loader):
-            setattr(trainer, name, Batches(
-                FeatureItems(trainer, loader.dataset), batch_size=loader.batch_size, sampler=loader.sampler,
-                drop_last=loader.drop_last, collate_fn=loader.collate_fn, pin_memory=loader.pin_memory,
-                generator=loader.generator,
-            ))  # fmt: skip
+    for name in LOADERS:
+        setattr(trainer, name, in_place_of(trainer, getattr(trainer, name)))
+
+
+def in_place_of(trainer, loader):
+    """A loader of features for one of images, where the trainer's image tower is frozen; else the loader itself."""
+    if not trainer.model.image_key or not one_view(loader):
+        return loader
+    return Batches(
+        FeatureItems(trainer, loader.dataset), batch_size=loader.batch_size, sampler=loader.sampler,
+        drop_last=loader.drop_last, collate_fn=loader.collate_fn, pin_memory=loader.pin_memory,
+        generator=loader.generator,
+    )  # fmt: skip
 
 
 def one_view(loader):
@@ -132,10 +137,7 @@ class FeatureItems(Dataset):
         return torch.cat(found)
 
     def _encode(self, images):
-        """(n, d) of n images, computed as a whole micro-batch."""
-        short = self.size - len(images)
-        whole = torch.cat([images, images[-1:].expand(short, -1, -1, -1)]) if short else images
-        return self.trainer.model.image_features(whole.to(self.trainer.device, non_blocking=True))[: len(images)].cpu()
+        return micro_batch(self.trainer.model, images, self.size, self.trainer.device)
 
     @property
     def limit(self):
@@ -163,6 +165,13 @@ class FeatureItems(Dataset):
         """Whether the whole training's features have room together: else each would go before it is read again."""
         epochs = 1 if self.fixed else self.trainer.max_epoch
         return 4 * len(self.items) * self.trainer.clip.embed_dim * epochs <= self.limit
+
+
+def micro_batch(learner, images, size, device):
+    """(n, d) features, on the CPU, of n images, computed as a whole micro-batch of this size."""
+    short = size - len(images)
+    whole = torch.cat([images, images[-1:].expand(short, -1, -1, -1)]) if short else images
+    return learner.image_features(whole.to(device, non_blocking=True))[: len(images)].cpu()
 
 
 def content(item):

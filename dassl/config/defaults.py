@@ -137,6 +137,7 @@ _C.TEST.COMPUTE_CMAT = False
 _C.TEST.NO_TEST = False
 _C.TEST.SPLIT = "test"
 _C.TEST.FINAL_MODEL = "last_step"  # last_step, best_val
+_C.TEST.WHOLE_VAL = True  # ours: a training run keeps its probabilities on the whole val part, for calibration
 
 _C.TRAINER = CN()
 _C.TRAINER.NAME = ""
