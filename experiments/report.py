@@ -10,7 +10,9 @@ from dassl.utils.io import write_text
 from dassl.utils.paths import output_root, slug
 
 from . import archive, calibration, facts, formats, kinds, missing, over_sets, page, pairs, pictures, tables
-from .collect import trained_by
+from .collect import tested_on, trained_by
+
+NAMED = 5  # runs that a line names
 
 
 def groups_of(found):
@@ -25,6 +27,20 @@ def groups_of(found):
             for key, entries in groups.items()
             for data in dict.fromkeys(d for d, _ in entries if d is not None)
             for own in [{r["group"] for d, r in entries if d == data}]}  # fmt: skip
+
+
+def left_out(found, groups):
+    """[line] of runs that are in no table, and why."""
+    there = {id(r) for own in groups.values() for r in own}
+    why = {}
+    for r in found:
+        if id(r) not in there:
+            name = r["spec"]["protocol"]
+            reason = "tests whose training run is not among the results" if name in PROTOCOLS else \
+                f"runs of protocol {name}, which there is no file of in protocols/"  # fmt: skip
+            why.setdefault(reason, []).append(tables.name_of(r))
+    return [f"Left out, {len(names)} {reason}: {'; '.join(names[:NAMED])}{' ...' if len(names) > NAMED else ''}."
+            for reason, names in why.items()]  # fmt: skip
 
 
 def showing(name, metrics):
@@ -50,8 +66,7 @@ def section(key, found, folder, several, metrics=(), wanted=tuple(formats.FORMAT
     marks = [data[:8]] if several and data else []
     stem = slug("-".join([name, dataset, backbone, *marks]))
     title = f"{name} on {dataset}, {backbone}" + (f" (data of split {marks[0]})" if marks else "")
-    targets = tuple(dict.fromkeys(r["spec"]["dataset"] for r in found if r["spec"]["source"]
-                                  and r["spec"]["dataset"] != dataset))  # fmt: skip
+    targets = tuple(d for d in dict.fromkeys(map(tested_on, found)) if d != dataset)
     try:
         table = tables.build(protocol, found, title, targets=targets)
     except UserError as error:
@@ -119,10 +134,12 @@ def main(sources=(), to="", metrics=(), wanted=()):
     with archive.opened(sources) as folders:
         found = archive.merged(folders)
         check_metrics(metrics, found)
-        return _write(groups_of(found), folder, sources, metrics, wanted)
+        groups = groups_of(found)
+        return _write(groups, folder, sources, metrics, wanted, left_out(found, groups))
 
 
-def _write(groups, folder, sources, metrics=(), wanted=tuple(formats.FORMATS)):
+def _write(groups, folder, sources, metrics=(), wanted=tuple(formats.FORMATS), left=()):
+    print(*map(formats.plain, left), sep="\n", end="\n" if left else "")
     if not groups:
         raise MissingFile(f"no finished runs in {', '.join(map(str, sources))}; make some with: bash "
                           f"scripts/cilmp/base2new.sh")  # fmt: skip
@@ -134,7 +151,8 @@ def _write(groups, folder, sources, metrics=(), wanted=tuple(formats.FORMATS)):
     about = "All of it, with every run: [index.html](index.html). What a methods section and a reviewer's checklist " \
             "need, as far as the runs know it: [methods.md](methods.md)."  # fmt: skip
     texts = [text for text, _ in (*made.values(), *together)]
-    write_text("\n".join(["# Report", "", about, "", *texts]), folder / "report.md")
+    lines = ["# Report", "", about, "", *(f"{formats.md(line)}  " for line in left), "", *texts]
+    write_text("\n".join(lines), folder / "report.md")
     page.write(folder, made, groups, [content for _, content in together])
     written = (folder / name for name in ("index.html", "report.md", "methods.md"))
     print(f"{len(made)} tables. Written: {', '.join(map(str, written))}")

@@ -103,6 +103,20 @@ def test_source_by_target():
     assert "--methods B --datasets e --shots 4 --seeds 1" in command and command.endswith("--targets d")
 
 
+def test_targets_are_called_by_their_data_sets():
+    """A part's name is a slug, and an external test's data set that of its training."""
+    found = []
+    for source, target in (("a_b", "c_d"), ("c_d", "a_b")):
+        found.append(cell("A", 1, 60, source, "external"))
+        found.append(cell("A", 1, 40, source, "external", f"test_{target.replace('_', '-')}", source))
+        found[-1]["spec"]["settings"] = {"DATASET.TEST_ON": target}
+    found.append(cell("B", 1, 60, "a_b", "external"))
+    table = averaged(found, "external")["source-target"]
+    assert table["header"] == ["source", "method", "a_b", "c_d", "average"]
+    assert table["rows"][0] == ["a_b", "A", "60.0", "40.0", "40.0"]
+    assert [c.rpartition(" ")[2] for c in table["commands"]] == ["c_d", "a_b"]
+
+
 def test_cost():
     found = [cell("A", s, 50, d, steps=n, precision="amp", device_name="A100") for d, n in (("d", 10), ("e", 30))
              for s in (1, 2)]  # fmt: skip
@@ -306,10 +320,23 @@ def test_every_kind_of_bad_input_at_once(tmp_path):
     assert "<script>" not in methods and "two lines" in methods
 
 
+def test_runs_that_fit_no_table_are_said(tmp_path, capsys):
+    found = runs(tmp_path, {"A": 1.0, "B": 0.5})
+    orphan, foreign = found[0], found[1]
+    orphan["spec"]["source"], orphan["group"] = {"dataset": "d", "shots": -1}, "no training"
+    foreign["spec"]["protocol"] = "two\nshot<b>"
+    text = told(written(found, tmp_path))
+    for said in (text, capsys.readouterr().out):
+        assert "Left out, 1 tests whose training run is not among the results: A, all images, seed 1" in said
+        assert "Left out, 1 runs of protocol two shot" in said
+    assert "<b>" not in text
+
+
 def test_formats_and_metrics_of_the_command(tmp_path, capsys):
     place = written(runs(tmp_path), tmp_path)
     assert commands.report([str(place), "--formats", "csv", "terminal", "--metrics", "accuracy"]) == 0
-    assert {p.suffix for p in (place / "report").iterdir()} == {".csv", ".md"}
+    files = {p.name for p in (place / "report").iterdir() if p.suffix in (".csv", ".tex", ".json")}
+    assert files == {"full-d-ViT-B-16.csv", "full-d-ViT-B-16-statistics.csv", "full-cost-ViT-B-16.csv"}
     assert "full on d, ViT-B/16\n" in capsys.readouterr().out
     with pytest.raises(UnknownName, match="unknown metric 'f1'"):
         commands.report([str(place), "--metrics", "f1"])
