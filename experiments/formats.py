@@ -68,13 +68,16 @@ def md(text):
 
 
 def latex(table):
-    """A table environment (booktabs): best bold, second underlined; the title is its caption, the notes stand below."""
+    """A table environment: best bold, second underlined; the title is its caption, the notes stand below. A table wider
+    than the text is made as wide as that."""
     rows = marked(table, {"best": "\\textbf{{{}}}", "second": "\\underline{{{}}}"}, tex)
     columns = "l" * table["fixed"] + "c" * (len(table["header"]) - table["fixed"])
-    lines = ["\\begin{table}", "\\centering", f"\\caption{{{tex(table['title'])}}}", f"\\begin{{tabular}}{{{columns}}}",
-             "\\toprule", " & ".join(map(tex, table["header"])) + " \\\\", "\\midrule"]  # fmt: skip
+    lines = ["% \\usepackage{booktabs, graphicx}", "\\begin{table}", "\\centering",
+             f"\\caption{{{tex(table['title'])}}}", f"\\sbox0{{\\begin{{tabular}}{{{columns}}}", "\\toprule",
+             " & ".join(map(tex, table["header"])) + " \\\\", "\\midrule"]  # fmt: skip
     lines += [" & ".join(row) + " \\\\" for row in rows]
-    lines += ["\\bottomrule", "\\end{tabular}"]
+    lines += ["\\bottomrule", "\\end{tabular}}%",
+              "\\ifdim\\wd0>\\linewidth\\resizebox{\\linewidth}{!}{\\usebox0}\\else\\usebox0\\fi"]  # fmt: skip
     if table["notes"]:
         lines += ["\\par\\smallskip", f"\\parbox{{\\linewidth}}{{\\footnotesize {tex(one_text(table['notes']))}}}"]
     return "\n".join([*lines, "\\end{table}"]) + "\n"

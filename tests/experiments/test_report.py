@@ -332,6 +332,19 @@ def test_runs_that_fit_no_table_are_said(tmp_path, capsys):
     assert "<b>" not in text
 
 
+@pytest.mark.parametrize("change", [
+    {"metrics": {"accuracy": "high"}}, {"metrics": {"accuracy": float("nan")}}, {"metrics": [1]}, {"seed": "one"},
+    {"cost": {}}, {"cost": 3}, {"spec": "A"}, {"spec": {}}, {"group": None}, {"n": None}, {"shots": "many"},
+    {"per_class": 3}, {"versions": "2"}, {"reads": []}, {"parts": {"train": "x"}}])  # fmt: skip
+def test_results_that_are_none_are_left_out_and_said(tmp_path, capsys, change):
+    found = runs(tmp_path, {"A": 1.0, "B": 0.5}, seeds=(1, 2))
+    written(found, tmp_path)
+    path = found[0]["folder"] / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    text = told(tmp_path)
+    assert f"warning: left out {path}: " in capsys.readouterr().out and "| B |" in text
+
+
 def test_formats_and_metrics_of_the_command(tmp_path, capsys):
     place = written(runs(tmp_path), tmp_path)
     assert commands.report([str(place), "--formats", "csv", "terminal", "--metrics", "accuracy"]) == 0
