@@ -132,6 +132,8 @@ class Model:
         self.folder, self.trainer, self.results, self.kept = Path(folder), trainer, results, kept
         self.classes, self.spec = list(kept["classes"]), results["spec"]
         self.transform = build_transform(trainer.cfg, is_train=False)
+        if self.transform is None:
+            raise UserError(f"{folder} was run with INPUT.NO_TRANSFORM: how its images become tensors is not known here")
         path = self.folder / "calibration.json"
         self.calibration = read_json_object(path) if path.is_file() else None
         self.learned_in = self.folder / kept["source"] if kept.get("source") else self.folder
