@@ -133,7 +133,7 @@ class Model:
         self.classes, self.spec = list(kept["classes"]), results["spec"]
         self.transform = build_transform(trainer.cfg, is_train=False)
         if self.transform is None:
-            raise UserError(f"{folder} was run with INPUT.NO_TRANSFORM: how its images become tensors is not known here")
+            raise UserError(f"{folder} was run with INPUT.NO_TRANSFORM: how images become tensors is not known here")
         path = self.folder / "calibration.json"
         self.calibration = read_json_object(path) if path.is_file() else None
         self.learned_in = self.folder / kept["source"] if kept.get("source") else self.folder
