@@ -12,7 +12,7 @@ from dassl.utils.paths import cache_root, slug
 
 from .collect import records
 
-OF_A_RUN = re.compile(r"(results(_\w+)?|reads)\.json|config\.yaml|predictions(_\w+)?\.npz")
+OF_A_RUN = re.compile(r"(results(_\w+)?|reads|calibration)\.json|config\.yaml|predictions(_\w+)?\.npz")
 WITHIN = re.compile(r"(few_shot|studies|runs)/.*\.(json|yaml|npz|txt)")
 LARGEST = 1 << 31  # bytes of one file in an archive: more is no results
 
