@@ -179,17 +179,20 @@ class Run:
         return Predictions(np.array(paths), labels, p.argmax(1), p, groups)
 
     def flag(self, p):
-        """{unlike, why_no_flag}; training features are written beside."""
+        """{unlike, why_no_flag}; what is kept of the training images' features is written beside."""
         if self.args.no_unlike:
             return {"unlike": None, "why_no_flag": "not asked for (--no-unlike)"}
         try:
-            seen = self.model.features([item.impath for item in self.dataset.train_x])
-            training = unlike.chosen(seen, self.args.seed)
             one = p.of(conformal.one_each(p.units, self.args.seed))
-            threshold = unlike.threshold(training, self.model.features(self._files(one)))
+            conformal.check_enough(len(one.names), unlike.LEVEL)  # before images are read
+            items = self.dataset.train_x
+            seen = self.model.features([item.impath for item in items])
+            fitted = unlike.fitted(seen, [item.label for item in items])
+            far = unlike.distances(*fitted, self.model.features(self._files(one)))
+            threshold = conformal.threshold(far, unlike.LEVEL)
         except UserError as error:
             return {"unlike": None, "why_no_flag": str(error)}
-        calibration.keep_features(self.folder, training)
+        calibration.keep_training(self.folder, *fitted)
         return {"unlike": {"threshold": threshold, "level": unlike.LEVEL, "n": len(one.names)}, "why_no_flag": ""}
 
     def _files(self, p):
@@ -218,6 +221,6 @@ def said(content):
                      f"({sets['n']} images); on test {100 * test['coverage']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
                      f", {test['size']:.2f} of {len(content['classes'])} classes in a set")  # fmt: skip
     flag = content["unlike"]
-    parts.append(f"flags what is further than {flag['threshold']:.3f} from its training images" if flag
+    parts.append(f"flags images further than {flag['threshold']:.4g} from the training images" if flag
                  else f"no flag: {content['why_no_flag']}")  # fmt: skip
     return "; ".join(parts)

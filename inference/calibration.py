@@ -4,7 +4,7 @@ calibration.json of a run's folder (form 1):
     classes       names in label order
     temperature   value, images, patients          probabilities p^(1/value), normalised
     sets          method, level, thresholds (one, or one a class), n, unit, shift; null with `why_no_sets`
-    unlike        threshold, level, n; null with `why_no_flag`; training features beside it, in calibration.safetensors
+    unlike        threshold, level, n; null with `why_no_flag`; means and whitening in calibration.safetensors
     test          n, units, unit, coverage, coverage_ci95, size, size_ci95, per_class, of the run's own test images
     on, seed, hashes    what it was fitted on; the choice of one image a patient; SHA-256 of the files it came from
 """
@@ -87,22 +87,21 @@ def judged(folder, calibration, probabilities, features):
         names = calibration["classes"]
         columns["set"] = [[names[c] for c in row if member[c]] for row, member in zip(order, inside)]
     if (flag := calibration["unlike"]) and features is not None:
-        training = kept_features(folder)
-        columns["unlike"] = (unlike.distances(training, features) > flag["threshold"]).tolist()
+        columns["unlike"] = (unlike.distances(*kept_training(folder), features) > flag["threshold"]).tolist()
     return columns
 
 
-def keep_features(folder, features):
+def keep_training(folder, means, whitening):
     from safetensors.numpy import save_file
 
     from dassl.utils.io import atomic_path
 
     with atomic_path(Path(folder, FEATURES)) as temporary:
-        save_file({"training": np.ascontiguousarray(features)}, str(temporary))
+        save_file({"means": means, "whitening": whitening}, str(temporary))
 
 
-def kept_features(folder):
-    """(N, d) float16 of training images.
+def kept_training(folder):
+    """(means, whitening) of `unlike.fitted`.
 
     Raises:
         UserError: missing or damaged.
@@ -114,6 +113,7 @@ def kept_features(folder):
 
     path = Path(folder, FEATURES)
     try:
-        return load_file(path)["training"]
+        found = load_file(path)
+        return found["means"], found["whitening"]
     except (SafetensorError, OSError, KeyError) as error:
         raise UserError(f"{path} can't be read ({error}): make it again with cilmp calibrate {folder}") from None

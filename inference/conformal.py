@@ -53,14 +53,18 @@ def needed(level):
     return ceil(1 / (1 - Fraction(str(level)))) - 1
 
 
+def check_enough(n, level):
+    if n < needed(level):
+        raise TooFew(f"{n} calibration images are too few for a level of {level:g}: it takes {needed(level)}")
+
+
 def threshold(values, level):
     """q of (n,) calibration scores.
 
     Raises:
         TooFew: n is below needed(level).
     """
-    if len(values) < needed(level):
-        raise TooFew(f"{len(values)} calibration images are too few for a level of {level:g}: it takes {needed(level)}")
+    check_enough(len(values), level)
     p = crepes().ConformalClassifier()
     p.fit(np.asarray(values))
     above = p.predict_p(np.asarray(values), smoothing=False) > 1 - level + CLOSE

@@ -1,4 +1,5 @@
-"""Weights & Biases beside TensorBoard: the same scalars, and the settings. No images, no paths, no checkpoints."""
+"""Weights & Biases beside TensorBoard: the same scalars, and the settings; no images, folders or checkpoints. wandb
+itself adds host, command and packages."""
 
 from pathlib import Path
 

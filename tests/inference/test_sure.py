@@ -149,12 +149,27 @@ def test_what_is_far_is_flagged_and_few_of_the_like():
     rng = np.random.default_rng(0)
     unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)  # noqa: E731
     like = lambda n: unit(rng.normal([5.0, *[0.0] * 15], 1, (n, 16)))  # noqa: E731
-    training = unlike.chosen(like(300), 0)
-    threshold = unlike.threshold(training, like(100))
-    assert (unlike.distances(training, like(2000)) > threshold).mean() == pytest.approx(0.05, abs=0.05)
-    assert (unlike.distances(training, unit(rng.normal(0, 1, (200, 16)))) > threshold).mean() > 0.95
-    with pytest.raises(conformal.TooFew):
-        unlike.threshold(training, like(18))
+    fitted = unlike.fitted(like(300), np.zeros(300, dtype=int))
+    threshold = conformal.threshold(unlike.distances(*fitted, like(200)), unlike.LEVEL)
+    assert (unlike.distances(*fitted, like(2000)) > threshold).mean() == pytest.approx(0.05, abs=0.04)
+    assert (unlike.distances(*fitted, unit(rng.normal(0, 1, (200, 16)))) > threshold).mean() > 0.95
+
+
+def test_the_distance_is_mahalanobis_to_the_nearest_class():
+    rng = np.random.default_rng(0)
+    labels = 2 * rng.integers(0, 2, 40_000)  # a class without images in between
+    x = rng.normal(0, 1, (40_000, 3)) @ np.diag([3, 1, 0.5]) + 4 * np.eye(3)[labels]
+    means, whitening = unlike.fitted(x, labels)
+    assert means.shape == (2, 3)
+    within = np.concatenate([x[labels == c] - x[labels == c].mean(0) for c in (0, 2)])
+    precision = np.linalg.inv(np.cov(within.T, bias=True))
+    far = [min((v - m) @ precision @ (v - m) for m in means) for v in x[:20]]
+    assert unlike.distances(means, whitening, x[:20]) == pytest.approx(far, rel=0.02)
+
+
+def test_fewer_training_images_than_dimensions():
+    x = np.random.default_rng(0).normal(0, 1, (8, 64))
+    assert np.isfinite(unlike.distances(*unlike.fitted(x, np.arange(8) % 4), x)).all()
 
 
 # ---- a run
