@@ -152,8 +152,7 @@ class Run:
         from dassl.engine.results import save_predictions
 
         items = whole_val.whole_val(self.model.trainer.cfg, self.dataset)
-        final = self.results["spec"]["settings"]["TEST.FINAL_MODEL"]
-        chose = {item.impath for item in whole_val.choosing(final, self.model.trainer, self.dataset)}
+        chose = {item.impath for item in self._choosing()}
         paths, labels = [item.impath for item in items], np.array([item.label for item in items])
         p = self.model.predict_proba(paths)
         used = np.array([path in chose for path in paths])
@@ -174,9 +173,29 @@ class Run:
             raise UserError(f"{self.args.calibrate} has the class {unknown[0]!r}, the run knows "
                             f"{', '.join(self.classes[:8])}")  # fmt: skip
         paths = [str(im.source) for im in raw.images]
+        self._refuse_known(paths)
         groups = np.array([f"id {im.group}" if im.group else f"one {path}" for im, path in zip(raw.images, paths)])
         labels, p = np.array([self.classes.index(im.classname) for im in raw.images]), self.model.predict_proba(paths)
         return Predictions(np.array(paths), labels, p.argmax(1), p, groups)
+
+    def _refuse_known(self, paths):
+        """Refuse images that the model was trained or chosen on, by their content; said where the data are not here."""
+        from dassl.utils.images import image_hash
+
+        try:
+            known = [*self.dataset.train_x, *self._choosing()]
+        except UserError as error:
+            print(f"warning: whether the model was trained on some of these images can't be checked: {error}")
+            return
+        known = {image_hash(item.impath) for item in known}
+        if seen := [path for path in paths if image_hash(path) in known]:
+            raise UserError(f"{self.args.calibrate}: the model was trained or chosen on {len(seen)} of these images, "
+                            f"as {seen[0]}; on them it is surer than on new ones: take them out")  # fmt: skip
+
+    def _choosing(self):
+        from dassl.engine.whole_val import choosing
+
+        return choosing(self.results["spec"]["settings"]["TEST.FINAL_MODEL"], self.model.trainer, self.dataset)
 
     def flag(self, p):
         """{unlike, why_no_flag}; what is kept of the training images' features is written beside."""

@@ -244,15 +244,20 @@ def test_a_run_that_kept_nothing_of_val_gets_it_now(a_run):
 
 def test_images_of_ones_own(a_run, tmp_path, capsys):
     root, folder = a_run
-    rows = [f"{c}/{i}.png,{c}" for c in ("melanoma", "glaucoma", "pneumonia", "fracture") for i in range(6)]
-    table = root / "data" / "mydata" / "ward.csv"
-    table.write_text("\n".join(["path,label", *rows]) + "\n")
+    split = json.loads((root / "data" / "mydata" / "split.json").read_text())
+    table, lines = root / "data" / "mydata" / "ward.csv", [f"{path},{name}" for path, _, name in split["val"]]
+    table.write_text("\n".join(["path,label", *lines]) + "\n")
     calibrate.main([str(folder), "--calibrate", str(table)])
     found = read(folder)
-    assert found["on"] == str(table) and found["sets"]["n"] == 24 and found["sets"]["level"] == 0.9
+    assert found["on"] == str(table) and found["sets"]["n"] == 20 and found["sets"]["level"] == 0.9
+    lines += [f"{path},{name}" for path, _, name in split["train"]]
+    table.write_text("\n".join(["path,label", *lines]) + "\n")
+    with pytest.raises(UserError, match="the model was trained or chosen on 8 of these images, as"):
+        calibrate.main([str(folder), "--calibrate", str(table)])
     table.write_text("path,label\nmelanoma/0.png,wart\nmelanoma/1.png,melanoma\n")
     with pytest.raises(UserError, match="has the class 'wart', the run knows melanoma"):
         calibrate.main([str(folder), "--calibrate", str(table)])
+    table.unlink()
 
 
 def test_too_few_images_give_no_promise(a_run, capsys):
