@@ -16,6 +16,7 @@ from dassl.evaluation.figures import BINS, WHOLE_VAL, ece
 from dassl.utils.errors import UserError
 from dassl.utils.io import read_json_object, sha256_file
 
+from .formats import grid, md
 from .predictions import of_file, read
 
 FIGURES = {"nll": "NLL", "brier": "Brier", "ece": "ECE", "classwise_ece": "class-wise ECE"}
@@ -172,15 +173,14 @@ def markdown(rows):
     with_sets = any(row["sets"] for row in rows)
     header = ["method", "shots", "part", "seeds", *FIGURES.values(), "T"]
     header += ["sets", "in the set", "set size"] if with_sets else []
-    lines = ["Calibration (less is better), before → after temperature scaling:", "",
-             "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]  # fmt: skip
+    cells = []
     for row in rows:
         shots = "all" if row["shots"] < 1 else row["shots"]
         t = "-" if row["temperature"] is None else f"{row['temperature']:.2f}{'‡' if row['borrowed'] else ''}"
-        cells = (row["method"], shots, row["part"], row["seeds"], *_cells(row), t,
-                 *(_set_cells(row["sets"]) if with_sets else ()))  # fmt: skip
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join([*lines, "", *(f"{line}  " for line in _notes(rows))]) + "\n"
+        cells.append([md(c) for c in (row["method"], shots, row["part"], row["seeds"], *_cells(row), t,
+                                        *(_set_cells(row["sets"]) if with_sets else ()))])
+    lines = ["Calibration (less is better), before → after temperature scaling:", "", *grid(header, cells), ""]
+    return "\n".join([*lines, *(f"{md(line)}  " for line in _notes(rows))]) + "\n"
 
 
 def _cells(row):

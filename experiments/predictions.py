@@ -3,7 +3,7 @@
 import os
 import zipfile
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -56,17 +56,35 @@ def read(record):
 def of_file(path):
     """(Predictions, {further array: in the same order}) of a file; UserError in a line that says what is wrong."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-        names = names_of(tuple(found["paths"].tolist()), len(found["labels"]))
-        order = np.argsort(names, kind="stable")
-        arrays = [found[key] for key in ("labels", "predictions", "probabilities")]
-        groups = found.get("groups", np.array([], dtype=str))
-        _check(len(names), *arrays, groups)
-        more = {key: found[key][order] for key in found.keys() & {"used"}}
-        return Predictions(names[order], *(a[order] for a in arrays), groups[order] if len(groups) else groups), more
+        facts = os.stat(path)
+        return _loaded(str(path), facts.st_mtime_ns, facts.st_size)
     except (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{Path(path).name} can't be read ({error})") from None
+
+
+@lru_cache(maxsize=1024)  # a table's statistics, calibration and pictures read the same files
+def _loaded(path, _changed, _size):
+    with np.load(path, allow_pickle=False) as arrays:
+        found = {name: arrays[name] for name in arrays.files if name != "classes"}
+    names = names_of(tuple(found["paths"].tolist()), len(found["labels"]))
+    order = np.argsort(names, kind="stable")
+    arrays = [found[key] for key in ("labels", "predictions", "probabilities")]
+    groups = found.get("groups", np.array([], dtype=str))
+    _check(len(names), *arrays, groups)
+    labels, predictions, probabilities = (a[order] for a in arrays)
+    groups = _shared(groups[order]) if len(groups) else groups
+    more = {key: found[key][order] for key in found.keys() & {"used"}}
+    return Predictions(_shared(names[order]), _shared(labels), predictions, probabilities, groups), more
+
+
+def _shared(array):
+    """The array, its content once for all runs that have the same."""
+    return _once(array.tobytes(), array.dtype.str)
+
+
+@lru_cache(maxsize=64)
+def _once(content, dtype):
+    return np.frombuffer(content, dtype)
 
 
 def _check(n, labels, predictions, probabilities, groups):
@@ -101,8 +119,15 @@ class Measured:
     right: np.ndarray
     units: np.ndarray
 
+    @cached_property
+    def _seeds(self):
+        found = {}
+        for row, seed in self.places:
+            found.setdefault(row, set()).add(seed)
+        return found
+
     def seeds(self, row):
-        return {seed for r, seed in self.places if r == row}
+        return self._seeds.get(row, set())
 
 
 def measured(part, records, figures):

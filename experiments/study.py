@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from cilmp.protocols import in_words
 from dassl.utils.errors import ConfigError, UserError, unknown_name
 from dassl.utils.io import sha256_of, write_text
 from dassl.utils.paths import slug
@@ -307,8 +308,7 @@ def chosen_on_val(study, protocol, targets, table, specs, output, stem):
     groups = {group for _, _, group in best.values()}
     chosen = [s for s in specs if not s.why_not and s.first.key in groups and (s.first.key, s.seed) in there]
     for (_, shots), (mean, label, _) in sorted(best.items()):
-        number = "all images" if shots < 1 else f"{shots} shots"
-        print(f"\nchosen on val, {number}: {label} ({metric} {mean:.1f} on val)")
+        print(f"\nchosen on val, {in_words(shots)}: {label} ({metric} {mean:.1f} on val)")
     reads = Reads()
     tests = [s.but(s.part, {"TEST.SPLIT": "test"}, source=s).resolved(reads) for s in chosen]
     launch = launch_of(tests, output, study)

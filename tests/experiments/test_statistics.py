@@ -375,7 +375,7 @@ def test_a_method_that_a_set_lacks_is_left_out_of_the_average(tmp_path):
     made = {k: build(runs(tmp_path, dict.fromkeys("AB" if k == "x" else "ABC", 1.0), dataset=k)) for k in "xy"}
     (found,) = over_sets.summaries(PROTOCOLS["full"], made)
     assert found["methods"] == ["A", "B"] and found["lacking"] == {"C": ["x"]}
-    text = over_sets.section(PROTOCOLS["full"], "demo", made, "s", tmp_path / "out")
+    text, _ = over_sets.section(PROTOCOLS["full"], "demo", made, "s", tmp_path / "out")
     assert "Left out, as sets lack it: C (x)" in text and "2 data sets; Friedman's needs 6" in text
 
 

@@ -83,7 +83,7 @@ def test_two_checkouts_and_ours_in_one_table(place):
     assert len({r["split_sha256"] for r in results}) == 1
     assert all({"code", "weights", "split"} == set(r["reads"]) for r in results)
     (failed,) = (line for line in said.splitlines() if "failed - " in line)
-    assert code == 1 and "Breaks, 1 shots" in failed and "failed - KeyError: 'phantom' (see " in failed
+    assert code == 1 and "Breaks, 1 shot" in failed and "failed - KeyError: 'phantom' (see " in failed
 
 
 def test_train_py_with_its_own_yaml_and_keys_on_our_data(place, tmp_path):
