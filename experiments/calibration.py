@@ -14,12 +14,14 @@ import numpy as np
 
 from dassl.evaluation.figures import BINS, WHOLE_VAL, ece
 from dassl.utils.errors import UserError
+from dassl.utils.io import read_json_object, sha256_file
 
 from .formats import grid, md
 from .predictions import of_file, read
 
 FIGURES = {"nll": "NLL", "brier": "Brier", "ece": "ECE", "classwise_ece": "class-wise ECE"}
 LIMITS = (0.02, 50.0)  # of a temperature; where val is separated without a mistake, NLL has no minimum
+FILE = "calibration.json"  # of `cilmp calibrate`, in a run's folder
 TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -96,11 +98,11 @@ def fitted(folder):
 
 
 def of_rows(records, data):
-    """[{method, shots, part, seeds, nll, brier, ece, classwise_ece, temperature, scaled, borrowed, why}] of a table's
-    rows, means over the seeds whose predictions can be read (`pairs` says which can't).
+    """[{method, shots, part, seeds, nll, brier, ece, classwise_ece, temperature, scaled, borrowed, why, sets}] of a
+    table's rows, means over the seeds whose predictions can be read (`pairs` says which can't).
 
     scaled: the figures at the temperatures; None, with the reason in `why`, where a seed has none. borrowed: whether
-    they are those of a training on other classes or images.
+    they are those of a training on other classes or images. sets: {kind, coverage, size} of `cilmp calibrate`, or None.
     """
     row_of, trained = {row["group"]: row for row in data}, {(r["key"], r["seed"]): r for r in records}
     found = {}
@@ -110,10 +112,11 @@ def of_rows(records, data):
                 p = read(r)
             except UserError:
                 continue
-            found.setdefault((r["group"], r["spec"]["part"]), []).append(_of_run(r, p, trained))
+            found.setdefault((r["group"], r["spec"]["part"]), []).append((*_of_run(r, p, trained), sets_of(r)))
     order = {(g, part): (list(row_of).index(g), part) for g, part in found}
     return [{"method": row_of[g]["label"], "shots": row_of[g]["shots"], "part": part, "seeds": len(found[g, part]),
-             **_means(found[g, part])} for g, part in sorted(found, key=order.get)]  # fmt: skip
+             **_means([run[:-1] for run in found[g, part]]), "sets": _sets([run[-1] for run in found[g, part]])}
+            for g, part in sorted(found, key=order.get)]  # fmt: skip
 
 
 def _of_run(record, p, trained):
@@ -140,16 +143,42 @@ def _means(runs):
                            "borrowed": borrowed[0], "why": ""}  # fmt: skip
 
 
+def sets_of(record):
+    """(kind of sets, {coverage, size ...} on its own test images) by calibration.json of a run that trained; None where
+    `cilmp calibrate` did not make them, or of other results than these."""
+    path = Path(record["folder"], FILE)
+    if record["spec"]["source"] or not path.is_file():
+        return None
+    try:
+        content = read_json_object(path)
+        sets, test = content["sets"], content["test"]
+        if not sets or content["hashes"]["results.json"] != sha256_file(path.with_name("results.json")):
+            return None
+        return f"{sets['method']} {100 * sets['level']:g} %", {key: float(test[key]) for key in ("coverage", "size")}
+    except (UserError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _sets(found):
+    """{kind, coverage, size}: means over seeds, where all have sets of one kind."""
+    if None in found or len({kind for kind, _ in found}) != 1:
+        return None
+    return {"kind": found[0][0], **{key: float(np.mean([test[key] for _, test in found])) for key in found[0][1]}}
+
+
 def markdown(rows):
     """A Markdown table of `of_rows`, figures before and after scaling in one cell; "" where there are no rows."""
     if not rows:
         return ""
+    with_sets = any(row["sets"] for row in rows)
     header = ["method", "shots", "part", "seeds", *FIGURES.values(), "T"]
+    header += ["sets", "in the set", "set size"] if with_sets else []
     cells = []
     for row in rows:
         shots = "all" if row["shots"] < 1 else row["shots"]
         t = "-" if row["temperature"] is None else f"{row['temperature']:.2f}{'‡' if row['borrowed'] else ''}"
-        cells.append([md(c) for c in (row["method"], shots, row["part"], row["seeds"], *_cells(row), t)])
+        cells.append([md(c) for c in (row["method"], shots, row["part"], row["seeds"], *_cells(row), t,
+                                        *(_set_cells(row["sets"]) if with_sets else ()))])
     lines = ["Calibration (less is better), before → after temperature scaling:", "", *grid(header, cells), ""]
     return "\n".join([*lines, *(f"{md(line)}  " for line in _notes(rows))]) + "\n"
 
@@ -161,6 +190,10 @@ def _cells(row):
         yield f"{row[name]:.{digits}f}{after}"
 
 
+def _set_cells(sets):
+    return [sets["kind"], f"{100 * sets['coverage']:.1f}", f"{sets['size']:.2f}"] if sets else ["-"] * 3
+
+
 def _notes(rows):
     notes = []
     if any(row["scaled"] for row in rows):
@@ -168,6 +201,9 @@ def _notes(rows):
                   "(geometric mean over seeds); test images never choose it."]  # fmt: skip
     if any(row["scaled"] and row["borrowed"] for row in rows):
         notes += ["‡: that of the training run, whose classes or images are others than those tested."]
+    if any(row["sets"] for row in rows):
+        notes += ["in the set: percent of test images whose prediction set holds the true class; set size: classes in "
+                  "it (a patient counting once; `cilmp calibrate` made the sets)."]  # fmt: skip
     missing = {}
     for row in rows:
         if row["why"]:

@@ -66,7 +66,7 @@ def of_file(path):
 def _loaded(path, _changed, _size):
     with np.load(path, allow_pickle=False) as arrays:
         found = {name: arrays[name] for name in arrays.files if name != "classes"}
-    names = _names(tuple(found["paths"].tolist()), len(found["labels"]))
+    names = names_of(tuple(found["paths"].tolist()), len(found["labels"]))
     order = np.argsort(names, kind="stable")
     arrays = [found[key] for key in ("labels", "predictions", "probabilities")]
     groups = found.get("groups", np.array([], dtype=str))
@@ -98,7 +98,7 @@ def _check(n, labels, predictions, probabilities, groups):
 
 
 @lru_cache(maxsize=64)  # runs of a table have the same images
-def _names(paths, n):
+def names_of(paths, n):
     """Paths below their common folder, as the data may lie elsewhere on another machine; numbers where none were kept
     (a plugin's batches)."""
     if not paths:

@@ -279,7 +279,9 @@ class Model:
     def judged(self, logits, features):
         """{column: N values} of what the calibration says of logits (N, C) and unit features (N, d): prediction sets,
         whether an image is unlike the training images. Empty without a calibration."""
-        return {}
+        from .calibration import judged
+
+        return judged(self.folder, self.calibration, softmax(logits), features) if self.calibration else {}
 
     def explain(self, image, *args, **kwargs):
         """Why an image is answered as it is."""

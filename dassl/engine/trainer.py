@@ -239,7 +239,7 @@ class SimpleTrainer(TrainerBase):
             tested += len(labels)
             paths += batch.get("impath", ()) if isinstance(batch, dict) else ()  # a plugin's batch may be a tuple
         seconds = time.time() - start
-        self.evaluator.groups = self.groups_of(paths)
+        self.evaluator.groups = whole_val.groups_of(self.dm.dataset, paths)
         values = self.evaluator.evaluate()
         for name, value in values.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
@@ -263,11 +263,6 @@ class SimpleTrainer(TrainerBase):
             whole_val.keep(self)
         groups = getattr(self.evaluator, "groups", None)
         results.save(self.output_dir, split, final, content, paths, *self.evaluator.predictions(), groups)
-
-    def groups_of(self, paths):
-        """Patients (lesions ...) of images, an image's own path where it has none; None where none are known."""
-        groups = getattr(self.dm.dataset, "groups", None)
-        return [groups.get(p, p) for p in paths] if groups and paths else None
 
     def held_out(self, items):
         """A loader of other images, as test's are loaded."""

@@ -29,10 +29,10 @@ def keep(trainer):
     finally:
         set_rng_state(before)
     names = [trainer.lab2cname[label] for label in sorted(trainer.lab2cname)]
-    chose = {item.impath for item in choosing(trainer)}
+    chose = {item.impath for item in choosing(trainer.cfg.TEST.FINAL_MODEL, trainer, trainer.dm.dataset)}
     used = np.array([path in chose for path in paths] or [bool(chose)] * len(labels))
     save_predictions(Path(trainer.output_dir) / NAME, names, paths, labels, predictions, probabilities,
-                     trainer.groups_of(paths), used=used)  # fmt: skip
+                     groups_of(trainer.dm.dataset, paths), used=used)  # fmt: skip
 
 
 def whole_val(cfg, dataset):
@@ -51,10 +51,16 @@ def whole_val(cfg, dataset):
     return found
 
 
-def choosing(trainer):
+def choosing(final_model, trainer, dataset):
     """[Datum] that chose the model: the run's val, where its best epoch counts or its method searches on it."""
-    chose = trainer.cfg.TEST.FINAL_MODEL == "best_val" or getattr(trainer, "fits_on_val", False)
-    return (trainer.dm.dataset.val or []) if chose else []
+    chose = final_model == "best_val" or getattr(trainer, "fits_on_val", False)
+    return (dataset.val or []) if chose else []
+
+
+def groups_of(dataset, paths):
+    """Patients (lesions ...) of images, an image's own path where it has none; None where none are known."""
+    groups = getattr(dataset, "groups", None)
+    return [groups.get(p, p) for p in paths] if groups and paths else None
 
 
 @torch.no_grad()
