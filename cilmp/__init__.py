@@ -4,6 +4,7 @@ Its rooms are `cilmp.trainers`, `cilmp.backbones`, `cilmp.datasets` ...; install
 checkout beside it. `dassl`, the core they stand on, is a package of its own. Importing this imports no torch.
 """
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -48,3 +49,11 @@ def first_on_path(folder):
 
 
 _with_own_dassl()
+
+LAZY = {"load": "model", "Model": "model", "Classifier": "classifier"}  # name: its module in cilmp.inference
+
+
+def __getattr__(name):
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"cilmp.inference.{LAZY[name]}"), name)

@@ -11,6 +11,7 @@ from dassl.utils.errors import ConfigError, UserError, unwritable
 from dassl.utils.io import read_json_object, sha256_file
 
 from .collect import results_file
+from .kept import keep
 
 
 class Ticker(io.TextIOBase):
@@ -79,12 +80,12 @@ def run(spec, folder, what="", model_dir="", epoch=None, quiet=False):
         facts |= facts_of_source(spec, model_dir)
         steps = facts.pop("steps", "unknown")
     how = {"folder": os.path.abspath(folder), "what": what, "epoch": epoch, "quiet": quiet, "steps": steps,
-           "model_dir": os.path.abspath(model_dir) if model_dir else ""}  # fmt: skip
+           "model_dir": os.path.abspath(model_dir) if model_dir else "", "plugins": spec.plugins}  # fmt: skip
     checkout = getattr(TRAINER_REGISTRY.get(spec.method), "checkout", None)
     return checkout.run(spec, facts, **how) if checkout else run_here(spec.config, facts, **how)
 
 
-def run_here(cfg, facts, folder, what, model_dir, epoch, quiet, steps=None):
+def run_here(cfg, facts, folder, what, model_dir, epoch, quiet, steps=None, plugins=()):
     """run() of a configuration in this process; `facts` go into its results, and `steps` of what is loaded."""
     from dassl.engine import build_trainer, claim_run_folder
     from dassl.utils import collect_env_info, set_random_seed, setup_logger
@@ -105,6 +106,7 @@ def run_here(cfg, facts, folder, what, model_dir, epoch, quiet, steps=None):
                 print(f"** Config **\n{cfg}\n** Environment **\n{collect_env_info()}\n")
             trainer = build_trainer(cfg)
             trainer.run_facts, trainer.loaded_steps = facts, steps
+            keep(trainer, folder, plugins, model_dir, epoch)
             trains = getattr(trainer, "trains", has_a_step(trainer))
             if what == "test" and trains and not model_dir:
                 raise ConfigError(

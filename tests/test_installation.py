@@ -16,7 +16,7 @@ import pytest
 
 from dassl.utils.paths import REPO
 
-ROOMS = ("backbones", "datasets", "experiments", "knowledge", "protocols", "trainers")
+ROOMS = ("backbones", "datasets", "experiments", "inference", "knowledge", "protocols", "trainers")
 KINDS = ("none", "install", "editable", "wheel")
 
 

@@ -78,7 +78,9 @@ class PromptTrainer(TrainerX):
         """Image size, mean, std, interpolation and resize mode that the backbone expects."""
         return backbones.input_facts(self.cfg.MODEL.BACKBONE.NAME, self.cfg.MODEL.BACKBONE.WEIGHTS or None)
 
-    def build_model(self):
+    def build_learner(self):
+        """self.clip and self.model: all that gives logits, nothing that trains. Of the data it reads the class names,
+        and what the learner asks its context for."""
         cfg = self.cfg
         if self.precision != self.asked_precision:
             print(f"precision {self.asked_precision} needs CUDA: this run is float32 (on a CPU bf16 can be asked for)")
@@ -95,6 +97,10 @@ class PromptTrainer(TrainerX):
         self.model = self.learner(self.node, self.clip, classnames, Context(cfg, self.dm.dataset, self.device))
         self.model.to(self.device)
         in_towers(self.clip, self.precision)  # now: texts that are encoded once were just encoded in float32
+
+    def build_model(self):
+        cfg = self.cfg
+        self.build_learner()
         hand_out_features(self)
         self.scaler, self.max_epoch = None, self._length()
         if cfg.OPTIM.BUDGET:

@@ -132,10 +132,7 @@ class FeatureItems(Dataset):
         return torch.cat(found)
 
     def _encode(self, images):
-        """(n, d) of n images, computed as a whole micro-batch."""
-        short = self.size - len(images)
-        whole = torch.cat([images, images[-1:].expand(short, -1, -1, -1)]) if short else images
-        return self.trainer.model.image_features(whole.to(self.trainer.device, non_blocking=True))[: len(images)].cpu()
+        return micro_batch(self.trainer.model, images, self.size, self.trainer.device)
 
     @property
     def limit(self):
@@ -163,6 +160,13 @@ class FeatureItems(Dataset):
         """Whether the whole training's features have room together: else each would go before it is read again."""
         epochs = 1 if self.fixed else self.trainer.max_epoch
         return 4 * len(self.items) * self.trainer.clip.embed_dim * epochs <= self.limit
+
+
+def micro_batch(learner, images, size, device):
+    """(n, d) features, on the CPU, of n images, computed as a whole micro-batch of this size."""
+    short = size - len(images)
+    whole = torch.cat([images, images[-1:].expand(short, -1, -1, -1)]) if short else images
+    return learner.image_features(whole.to(device, non_blocking=True))[: len(images)].cpu()
 
 
 def content(item):

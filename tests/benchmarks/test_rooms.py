@@ -8,7 +8,7 @@ import pytest
 from dassl.utils.paths import REPO
 
 FLOORS = [("dassl",), ("backbones", "knowledge", "datasets"), ("trainers",), ("protocols",), ("experiments",),
-          ("cilmp", "scripts"), ("benchmarks",)]  # fmt: skip
+          ("inference",), ("cilmp", "scripts"), ("benchmarks",)]  # fmt: skip
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 

@@ -1,0 +1,1 @@
+"""Finished runs in use: `load` one, ask it about new images, hand it on as a bundle."""
