@@ -47,7 +47,7 @@ class Reads:
                 found["knowledge"] = self._once(key, lambda: Knowledge(trainer, cfg).sha256())
         elif hasattr(trainer, "checkout") and (file := weights_file(cfg.MODEL.BACKBONE)):
             found["weights"] = self._once(file, lambda: sha256_file(file))
-        if code := [c for c in map(_code, (trainer, _reader(cfg.DATASET.NAME))) if c]:
+        if code := [c for c in map(code_of, (trainer, _reader(cfg.DATASET.NAME))) if c]:
             found["code"] = sha256_of(code)
         return found
 
@@ -118,7 +118,7 @@ def _reader(name):
     return DATASET_REGISTRY.get(name) if name in DATASET_REGISTRY else None
 
 
-def _code(cls):
+def code_of(cls):
     """Hash of the file that defines a class, or of the checkout it stands for; None if it is ours."""
     if hasattr(cls, "checkout"):
         return cls.checkout.sha256

@@ -99,3 +99,12 @@ def batches(images, transform, size, on_bad=None):
             good = [(place, item) for place, item in found if not isinstance(item, UserError)]
             if good:
                 yield [place for place, _ in good], torch.stack([item for _, item in good])
+
+
+def pages(path):
+    """Number of pages or frames of a file that Pillow reads, of which `picture` gives the first; 1 of any other."""
+    try:
+        with Image.open(path) as image:
+            return getattr(image, "n_frames", 1)
+    except Exception:  # DICOM, an array's image
+        return 1

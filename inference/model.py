@@ -5,29 +5,35 @@
 """
 
 import contextlib
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 from cilmp.experiments import kept as keeping
 from cilmp.trainers.features import MICRO_BATCH, micro_batch
 from cilmp.trainers.learner import unit
 from dassl.utils.errors import MissingFile, UserError
-from dassl.utils.io import read_json_object
+from dassl.utils.io import read_json_object, sha256_file
 
+from . import bundle
 from . import images as pictures
 from .trainer import built
 
 BATCH = 32
+HUB = "hub:"
+RESULTS = ("results.json", "results_val.json", "fitted.json")  # of a Classifier the last
 
 
 def load(path, device="auto", weights="", plugin=()):
     """The Model of a finished run's folder, or of a bundle.
 
     Args:
+        path: the folder; "hub:USER/NAME" (or "hub:USER/NAME@REVISION") of a bundle on the Hugging Face hub.
         device: "auto" (CUDA where it is), "cpu", "cuda".
         weights: the backbone's file, where it is not where it was.
         plugin: files of methods of one's own, where they are not where they were.
@@ -35,13 +41,15 @@ def load(path, device="auto", weights="", plugin=()):
     Raises:
         UserError: in one line, what is wrong with the folder, or what it needs that is not here.
     """
-    folder = Path(path).expanduser()
-    results, kept = results_of(folder), kept_of(folder)
-    trainer = built(folder, results, kept, device, weights, plugin)
-    source = folder / kept["source"] if kept.get("source") else folder
+    folder = bundle.pulled(str(path)[len(HUB) :]) if str(path).startswith(HUB) else Path(path).expanduser()
+    inside = bundle.verified(folder)["backbone"]["folder"] if bundle.is_bundle(folder) else ""
+    results = results_of(folder)
+    kept = kept_of(folder, results)
+    trainer = built(folder, results, kept, device, weights, plugin, inside)
+    model = Model(folder, trainer, results, kept)
     for name in trainer.get_model_names():
-        load_learned(trainer, name, source, results, kept)
-    return Model(folder, trainer, results, kept)
+        load_learned(model, name)
+    return model.at_rest()
 
 
 def results_of(folder):
@@ -52,7 +60,7 @@ def results_of(folder):
     """
     if not folder.is_dir():
         raise MissingFile(f"no such run or bundle: {folder}")
-    found = next((p for p in (folder / "results.json", folder / "results_val.json") if p.is_file()), None)
+    found = results_path(folder)
     if found is None:
         raise MissingFile(_no_run(folder))
     results = read_json_object(found)
@@ -60,6 +68,10 @@ def results_of(folder):
         raise UserError(f"{folder} is a run of another version of the toolbox (results of schema "
                         f"{results.get('schema')}, here 2): train it again")  # fmt: skip
     return results
+
+
+def results_path(folder):
+    return next((p for p in (folder / name for name in RESULTS) if p.is_file()), None)
 
 
 def _no_run(folder):
@@ -71,9 +83,12 @@ def _no_run(folder):
     return f"{folder} is neither a finished run nor a bundle: it holds no results.json"
 
 
-def kept_of(folder):
+def kept_of(folder, results):
     """What the run kept for its use."""
     path = folder / keeping.FILE
+    if not path.is_file() and (results.get("spec", {}).get("settings") or {}).get("RUN.CHECKOUT"):
+        raise UserError(f"{folder} is of a method of somebody's checkout, which runs in a process of its own and keeps "
+                        f"what it likes: it can be compared here, and not be used on new images")  # fmt: skip
     if not path.is_file():
         raise MissingFile(f"{folder} keeps nothing for its use ({keeping.FILE} is missing): it was trained by an older "
                           f"version of the toolbox, or in another's checkout; train it again")  # fmt: skip
@@ -84,24 +99,23 @@ def kept_of(folder):
     return kept
 
 
-def load_learned(trainer, name, source, results, kept):
+def load_learned(model, name):
     """Copy the learned tensors of a run in, from safetensors alone."""
     from dassl.engine.checkpoint import load_model_state
 
-    path = source / name / "learner.safetensors"
+    kept, path = model.kept, model.learned_in / name / "learner.safetensors"
     if kept.get("source_epoch") is not None:
-        raise UserError(f"this tested epoch {kept['source_epoch']} of {source}, and only what a run deployed can be "
-                        f"used: load that run")  # fmt: skip
+        raise UserError(f"{model.folder} tested epoch {kept['source_epoch']} of another run, and only what a run "
+                        f"deployed can be used: load that run")  # fmt: skip
     if not path.is_file():
         raise MissingFile(f"no learned tensors {path}: the run that trained them is gone, or damaged")
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} can't be read as safetensors ({error}): the file is damaged") from None
-    trained = kept_of(source) if kept.get("source") else kept
-    spec = results["spec"].get("source") or results["spec"]
-    trainer.trained_on(trained["classes"], spec["dataset"])
-    load_model_state(trainer._models[name], state, path)
+    trained = model.trained_on
+    model.trainer.trained_on(trained["classes"], trained["dataset"])
+    load_model_state(model.trainer._models[name], state, path)
 
 
 class Model:
@@ -120,10 +134,34 @@ class Model:
         self.transform = build_transform(trainer.cfg, is_train=False)
         path = self.folder / "calibration.json"
         self.calibration = read_json_object(path) if path.is_file() else None
-        trainer.set_model_mode("eval")
-        for module in (trainer.model, getattr(trainer, "clip", None)):
+        self.learned_in = self.folder / kept["source"] if kept.get("source") else self.folder
+
+    def at_rest(self):
+        """In evaluation mode, without gradients of parameters; returns the model."""
+        self.trainer.set_model_mode("eval")
+        for module in (self.trainer.model, getattr(self.trainer, "clip", None)):
             if module is not None:
                 module.eval().requires_grad_(False)
+        return self
+
+    @property
+    def trained_on(self):
+        """{"classes", "labels", "dataset"} that the tensors were learned on: of a test, those of the run that trained
+        them; labels as kept.json has them.
+
+        Raises:
+            UserError: that run is gone, or was trained anew.
+        """
+        if "trained_on" in self.kept:
+            return self.kept["trained_on"]
+        if not self.kept.get("source"):
+            return {"dataset": self.spec["dataset"], **{k: self.kept[k] for k in ("classes", "labels")}}
+        theirs = results_of(self.learned_in)
+        wanted = self.results.get("source_sha256")
+        if wanted and sha256_file(results_path(self.learned_in)) != wanted:
+            raise UserError(f"{self.learned_in} was trained anew since {self.folder} tested it: test it again")
+        kept = kept_of(self.learned_in, theirs)
+        return {"dataset": theirs["dataset"], **{k: kept[k] for k in ("classes", "labels")}}
 
     @property
     def method(self):
@@ -181,19 +219,39 @@ class Model:
     # ---- of images
 
     @torch.no_grad()
-    def predict_logits(self, images, batch_size=BATCH, on_bad=None):
-        """(N, C) float32 numpy; rows of the images that could be read."""
+    def outputs(self, images, batch_size=BATCH, on_bad=None, features=False, progress=False):
+        """(places, logits (N, C), features (N, d) or None) of the images that could be read, float32 numpy.
+
+        Args:
+            on_bad: as of `read`.
+            features: unit image features too, out of the same pass.
+            progress: a bar on a terminal.
+        """
+        images, parts = pictures.listed(images), []
         size = MICRO_BATCH[self.device.type] if self.transductive else batch_size
-        batches = self.read(images, size, on_bad)
-        if self.transductive:  # all images are answered together, of features in the bits of the run's own test
-            features = [micro_batch(self._learner, batch, size, self.device) for batch in batches]
-            batches = [torch.cat(features).to(self.device)] if features else []
-        found = [self.logits(batch).cpu() for batch in batches]
-        return torch.cat(found).numpy() if found else np.empty((0, len(self.classes)), np.float32)
+        with tqdm(total=len(images), unit="image", leave=False, delay=1, disable=None if progress else True) as bar:
+            for at, batch in pictures.batches(images, self.transform, size, on_bad):
+                parts.append((at, *self._output(batch, size, features)))
+                bar.update(len(at))
+        places = [place for at, *_ in parts for place in at]
+        seen = torch.cat([f for *_, f in parts]) if parts and parts[0][2] is not None else None
+        if self.transductive and parts:  # all images are answered together
+            logits = self.logits(seen).cpu()
+        else:
+            logits = torch.cat([z for _, z, _ in parts]) if parts else torch.empty(0, len(self.classes))
+        return places, logits.numpy(), unit(seen).numpy() if features and seen is not None else None
+
+    def _output(self, batch, size, features):
+        """(logits or None, features or None) of a batch, on the CPU."""
+        if self.transductive:  # in the bits of the run's own test
+            return None, micro_batch(self._learner, batch, size, self.device)
+        if features:
+            return tuple(part.cpu() for part in self.answers(batch))
+        return self.logits(batch).cpu(), None
 
     def predict_proba(self, images, batch_size=BATCH, on_bad=None):
         """(N, C) float32 numpy: probabilities of the classes, rows in the order of the images."""
-        return softmax(self.predict_logits(images, batch_size, on_bad))
+        return softmax(self.outputs(images, batch_size, on_bad)[1])
 
     def predict(self, images, batch_size=BATCH):
         """(N,) numpy array of class names."""
@@ -204,6 +262,22 @@ class Model:
         """(N, d) float32 numpy: unit image features."""
         found = [self.image_features(batch).cpu() for batch in self.read(images, batch_size)]
         return torch.cat(found).numpy()
+
+    def table(self, images, batch_size=BATCH):
+        """A pandas DataFrame, a row an image: prediction, probability, what calibration says, p(<class>) of each."""
+        from pandas import DataFrame
+
+        from .rows import columns_of
+
+        images = pictures.listed(images)
+        _, logits, features = self.outputs(images, batch_size, features=self.calibration is not None)
+        index = [str(i) for i in images] if all(isinstance(i, (str, PathLike)) for i in images) else None
+        return DataFrame(columns_of(self, logits, features), index=index)
+
+    def judged(self, logits, features):
+        """{column: N values} of what the calibration says of logits (N, C) and unit features (N, d): prediction sets,
+        whether an image is unlike the training images. Empty without a calibration."""
+        return {}
 
     def explain(self, image, *args, **kwargs):
         """Why an image is answered as it is."""

@@ -1,27 +1,42 @@
 """A run's trainer, built again without its data: what stood in the data set is what the run kept of it."""
 
 from cilmp.experiments import kept as keeping
+from cilmp.experiments.reads import code_of
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils.errors import ConfigError, UserError
 
+from . import bundle
 
-def built(folder, results, kept, device="auto", weights="", plugin=()):
-    """The trainer of a run, ready for its learned tensors; nothing of its data is read."""
+
+def built(folder, results, kept, device="auto", weights="", plugin=(), backbone=""):
+    """The trainer of a run, ready for its learned tensors; nothing of its data is read.
+
+    Args:
+        backbone: where the backbone lies inside a bundle, "" where it does not.
+    """
     from dassl.engine import TRAINER_REGISTRY
 
-    cfg = config_of(folder, results, kept, device, weights, plugin)
-    check_backbone(cfg, results)
-    return for_use(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), kept)(cfg)
+    cfg = config_of(folder, results, kept, device, weights, plugin, backbone)
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    if kept.get("code") != code_of(trainer):
+        raise UserError(f"the file of method {cfg.TRAINER.NAME} is another than the run was trained with: give that "
+                        f"one with --plugin (in Python plugin=)")  # fmt: skip
+    if not backbone:  # a bundle's own was compared with the bundle
+        check_backbone(cfg, results)
+    return for_use(trainer, kept)(cfg)
 
 
-def config_of(folder, results, kept, device, weights, plugin):
+def config_of(folder, results, kept, device, weights, plugin, backbone=""):
     """The run's configuration, with the places of this machine."""
     from cilmp.experiments.settings import base_config, own_base
     from dassl.config import set_key
 
-    cfg = base_config([str(p) for p in plugin] or kept["plugins"])
     spec = results["spec"]
-    cfg = own_base(cfg, spec["method"])
+    plugin = [plugin] if isinstance(plugin, str) else [str(p) for p in plugin]
+    if kept.get("code") and bundle.is_bundle(folder) and not plugin:
+        raise UserError(f"{folder} is of a method of one's own, {spec['method']}, whose file is not in the bundle: "
+                        f"give it with --plugin (in Python plugin=)")  # fmt: skip
+    cfg = own_base(base_config(plugin or kept["plugins"]), spec["method"])
     values = spec["settings"] | {f"INPUT.{key}": value for key, value in kept["input"].items()}
     for key, value in values.items():
         try:
@@ -31,6 +46,8 @@ def config_of(folder, results, kept, device, weights, plugin):
     cfg.OUTPUT_DIR, cfg.VERBOSE, cfg.THREADS = "", False, 0
     cfg.OPTIM.BUDGET, cfg.TEST.FINAL_MODEL = (), "last_step"
     cfg.USE_CUDA = _wants_cuda(device)
+    if backbone:
+        cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.WEIGHTS = f"local-dir:{(folder / backbone).absolute()}", ""
     cfg.MODEL.BACKBONE.WEIGHTS = str(weights) or cfg.MODEL.BACKBONE.WEIGHTS
     _knowledge_from(folder, cfg)
     cfg.freeze()

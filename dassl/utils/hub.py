@@ -60,7 +60,7 @@ def listing(repository, revision=None):
         info = HfApi().model_info(repository, timeout=_patience(), **more)
         return info.sha, [s.rfilename for s in info.siblings or ()]
     except Exception as error:  # every transport library has its own
-        raise _told(error, repository, "the list of its files") from None
+        raise told(error, repository, "the list of its files") from None
 
 
 def fetch(repository, filenames, kind=None, revision=None):
@@ -98,10 +98,10 @@ def _ask(repository, filename, kind, revision):
             break
         except HfHubHTTPError as error:
             if pause is None or error.response.status_code not in TRANSIENT:
-                raise _told(error, repository, filename) from None
+                raise told(error, repository, filename) from None
             time.sleep(pause)
         except Exception as error:
-            raise _told(error, repository, filename) from None
+            raise told(error, repository, filename) from None
     if not answer.commit_hash or not answer.etag:
         raise HubError(_no_hub(repository, filename))
     return answer
@@ -137,7 +137,7 @@ def _download(repository, filename, kind, revision, etag):
                 etag_timeout=_patience(),
             )  # fmt: skip
     except Exception as error:  # networks fail in many ways
-        raise _told(error, repository, filename) from None
+        raise told(error, repository, filename) from None
     if difference := _difference(path, etag):
         _discard(path)
         raise HubError(
@@ -195,7 +195,7 @@ def _chain(error):
         error = error.__cause__ or error.__context__
 
 
-def _told(error, repository, what):
+def told(error, repository, what):
     """The HubError that says what an error of the client or its transport library means."""
     from huggingface_hub import constants
 

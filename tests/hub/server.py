@@ -21,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from cilmp.tests.hub.uploads import Uploads
+
 LARGE = (".safetensors", ".bin", ".pth", ".pt", ".model", ".gguf")
 TOKEN = "hf_accepted"  # of an account that accepted every licence
 PIECE = 1 << 16
@@ -44,6 +46,7 @@ class Repository:
     folder: Path
     kind: str = "models"
     gated: bool = False
+    private: bool = False
 
     @property
     def commit(self):
@@ -68,7 +71,7 @@ class Repository:
         return about
 
     def info(self):
-        return {"_id": self.commit[:24], "id": self.id, "modelId": self.id, "sha": self.commit, "private": False,
+        return {"_id": self.commit[:24], "id": self.id, "modelId": self.id, "sha": self.commit, "private": self.private,
                 "gated": "manual" if self.gated else False, "disabled": False, "tags": [], "downloads": 0, "likes": 0,
                 "siblings": [self.entry(n) for n in self.names()]}  # fmt: skip
 
@@ -98,7 +101,7 @@ class Hub:
     """The server, in threads of its own; `url` is what HF_ENDPOINT should be, `requests` all that was asked."""
 
     def __init__(self):
-        self.repositories, self.faults, self.requests = {}, [], []
+        self.repositories, self.faults, self.requests, self.uploads = {}, [], [], {}
         self.closing, self.lock = threading.Event(), threading.Lock()
         self.servers = [self._serve(handler) for handler in (Front, Store)]
         self.url, self.cdn = (f"http://127.0.0.1:{s.server_address[1]}" for s in self.servers)
@@ -109,10 +112,10 @@ class Hub:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         return server
 
-    def add(self, name, folder, gated=False):
+    def add(self, name, folder, gated=False, private=False):
         """Serve a folder as a repository; "dataset:" before the name of a data set."""
         kind, _, name = name.rpartition(":")
-        repository = Repository(name, Path(folder), f"{kind or 'model'}s", gated)
+        repository = Repository(name, Path(folder), f"{kind or 'model'}s", gated, private)
         for file in repository.names():  # of large ones once, before a client waits for it
             repository.hash_of(file)
         self.repositories[repository.kind, name] = repository
@@ -227,7 +230,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.request_.sent += len(piece)
 
 
-class Front(Handler):
+class Front(Uploads, Handler):
     """The hub itself: metadata, small files, redirects."""
 
     host = "hub"
@@ -236,7 +239,7 @@ class Front(Handler):
     KEPT = re.compile(r"^/api/resolve-cache/(models|datasets)/([^/]+/[^/]+)/([0-9a-f]{40})/(.+)$")
 
     def answer(self, path):
-        if self.misfortune(path):
+        if self.misfortune(path) or (self.command in ("POST", "PUT") and self.taken(path, TOKEN, LARGE)):
             return
         if found := self.KEPT.match(path):
             self.file(*found.groups(), direct=True)

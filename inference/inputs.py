@@ -1,0 +1,58 @@
+"""What `cilmp predict` is pointed at, as a list of image files: files, folders, tables."""
+
+import os
+from pathlib import Path
+
+from cilmp.datasets import text_table
+from dassl.utils.arrays import is_array_image
+from dassl.utils.errors import MissingFile, UserError
+from dassl.utils.images import recognised
+
+TABLES = (".csv", ".tsv")
+COLUMNS = ("image", "path", "file", "filename", "image path", "impath")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".ppm", ".pgm", ".dcm",
+            ".dicom")  # fmt: skip
+
+
+def files_of(words, column=""):
+    """[path] of all that the words name, in their order; a folder's files sorted.
+
+    Of a folder, what is an image by its content or its ending; so one that is broken is named, and a readme is none.
+
+    Raises:
+        MissingFile, UserError: a word that names nothing, a folder without images, a table without such a column.
+    """
+    found = []
+    for word in words:
+        path = Path(word).expanduser()
+        if path.is_dir():
+            found += _in_folder(path)
+        elif path.suffix.lower() in TABLES:
+            found += _in_table(path, column)
+        elif path.exists() or is_array_image(word):
+            found.append(str(path))
+        else:
+            raise MissingFile(f"no image, folder or table {word}")
+    return found
+
+
+def _in_folder(folder):
+    inside = sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    inside = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    images = [str(p) for p in inside if p.suffix.lower() in SUFFIXES or recognised(p)]
+    if not images:
+        raise UserError(f"{folder} holds no image")
+    return images
+
+
+def _in_table(path, column):
+    """Files of a table's column, relative to the table's folder."""
+    table = text_table.read(path)
+    place = table.find(*([column] if column else COLUMNS))
+    if place is None:
+        raise UserError(f"{path}: no column {column or 'image'!r}, its first line has {', '.join(table.columns[:8])}: "
+                        f"name the columns there, or say which one holds the files with --column")  # fmt: skip
+    cells = [cells[place] for _, cells in table.rows]
+    if not cells:
+        raise UserError(f"{path}: the table has no row below its first line")
+    return [str(path.parent / Path(cell).expanduser()) for cell in cells]

@@ -1,0 +1,138 @@
+"""Bundles: they answer as their run does, and one changed byte, a pickle or a name that leads out is refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import cilmp
+from cilmp.__main__ import main
+from cilmp.inference import bundle
+from cilmp.inference.export import export
+from cilmp.tests.inference.runs import NAMES, finished_run
+from dassl.utils.errors import UserError
+from dassl.utils.io import sha256_of
+from dassl.utils.paths import REPO
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(run folder, test images, its probabilities) of CILMP."""
+    return finished_run("CILMP", tmp_path_factory.mktemp("cilmp"))
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    return export(run[0], tmp_path_factory.mktemp("bundle") / "b", with_backbone=True)
+
+
+@pytest.fixture
+def copied(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "copy")
+
+
+def test_it_answers_as_its_run(run, exported):
+    assert np.abs(cilmp.load(exported).predict_proba(run[1]) - run[2]).max() < 1e-5
+    again = export(exported, exported.parent / "again")
+    assert np.array_equal(cilmp.load(again).predict_proba(run[1]), cilmp.load(run[0]).predict_proba(run[1]))
+
+
+def test_what_is_in_it(exported, capsys):
+    files = set(bundle.read(exported)["files"])
+    assert files == {"README.md", "results.json", "kept.json", "knowledge.safetensors",
+                     "VLPromptLearner/learner.safetensors", "backbone/open_clip_config.json",
+                     "backbone/open_clip_model.safetensors"}  # fmt: skip
+    card = (exported / "README.md").read_text()
+    for said in ("No medical device", *NAMES, "95 % interval", "| accuracy |", "| heart | 6 | 0 |", "not calibrated"):
+        assert said in card, said
+    text = "".join(p.read_text() for p in exported.glob("*.json"))
+    assert str(REPO) not in text and "/tmp" not in text, "a folder of this machine"
+
+
+def test_it_runs_where_nothing_else_is(run, exported, tmp_path):
+    """Another process, an empty cache and home, no run, no data."""
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CILMP_CACHE": str(tmp_path / "cache"),
+           "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # fmt: skip
+    words = [sys.executable, str(REPO / "cilmp"), "predict", str(exported), run[1][0], "--out", "o.json"]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = json.loads((tmp_path / "o.json").read_text())["predictions"]
+    assert [row[f"p({name})"] for name in NAMES] == pytest.approx(run[2][0].tolist(), abs=1e-5)
+
+
+def test_one_changed_byte_is_named(copied):
+    for name in [*bundle.read(copied)["files"], bundle.FILE]:
+        path = copied / name
+        whole = path.read_bytes()
+        place = whole.index(b'"method"') + 12 if name == bundle.FILE else len(whole) // 2
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(UserError) as error:
+            cilmp.load(copied)
+        assert str(path) in str(error.value) and "\n" not in str(error.value), str(error.value)
+        path.write_bytes(whole)
+    cilmp.load(copied)
+
+
+def reseal(folder, change):
+    """bundle.json as somebody would write it who knows how."""
+    content = json.loads((folder / bundle.FILE).read_text())
+    change(content)
+    content["sha256"] = sha256_of({k: v for k, v in content.items() if k != "sha256"})
+    (folder / bundle.FILE).write_text(json.dumps(content))
+
+
+OUTSIDE = ["../secret.json", "/etc/passwd.json", "a/../../b.json", "C:\\b.json", "a\\..\\..\\b.json"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_name_that_leads_out_is_refused(copied, name):
+    reseal(copied, lambda content: content["files"].update({name: "0" * 64}))
+    with pytest.raises(UserError, match="outside the bundle"):
+        cilmp.load(copied)
+
+
+class Trap:
+    def __reduce__(self):
+        return exit, (1,)
+
+
+def test_a_pickle_is_never_opened(copied):
+    import pickle
+
+    from dassl.utils.io import sha256_file
+
+    learner = "VLPromptLearner/learner.safetensors"
+    for write in (lambda p: p.write_bytes(pickle.dumps(Trap())), lambda p: torch.save({"ctx": torch.zeros(2)}, p)):
+        write(copied / learner)
+        with pytest.raises(UserError, match=r"learner\.safetensors was changed"):
+            cilmp.load(copied)
+        reseal(copied, lambda content: content["files"].update({learner: sha256_file(copied / learner)}))
+        with pytest.raises(UserError, match=r"learner\.safetensors can't be read as safetensors"):
+            cilmp.load(copied)
+    reseal(copied, lambda content: content["files"].update({"more.pkl": "0" * 64}))
+    with pytest.raises(UserError, match=r"'more\.pkl', and a bundle holds"):
+        cilmp.load(copied)
+
+
+def test_a_file_that_is_not_listed_or_not_there(copied):
+    (copied / "calibration.json").write_text("{}")
+    with pytest.raises(UserError, match=r"calibration\.json is no file of the bundle"):
+        cilmp.load(copied)
+    (copied / "calibration.json").unlink()
+    (copied / "kept.json").unlink()
+    with pytest.raises(UserError, match=r"kept\.json is missing"):
+        cilmp.load(copied)
+
+
+def test_where_it_may_not_go(run, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("")
+    with pytest.raises(UserError, match="not empty"):
+        export(run[0], tmp_path / "full")
+    with pytest.raises(UserError, match="USER/NAME"):
+        main(["export", str(run[0]), str(tmp_path / "b"), "--push", "me"])
+    assert [p.name for p in tmp_path.iterdir()] == ["full"], "nothing half-written"
