@@ -22,6 +22,7 @@ from dassl.utils.errors import ConfigError, UserError
 from dassl.utils.io import atomic_path
 from dassl.utils.version import number
 
+NAME = "model.onnx"  # in a bundle
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
 LARGEST = 64  # images at once that the graph is declared, and made, for
 EXAMPLE = 3  # images it is traced with: neither 0 nor 1, whose sizes a tracer takes for facts
