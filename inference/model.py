@@ -279,9 +279,11 @@ class Model:
         whether an image is unlike the training images. Empty without a calibration."""
         return {}
 
-    def explain(self, image, *args, **kwargs):
-        """Why an image is answered as it is."""
-        raise NotImplementedError
+    def explain(self, image, classes=None, among=()):
+        """Why an image is answered as it is: see `explain.explain`."""
+        from .explain import explain
+
+        return explain(self, image, classes, among)
 
 
 @contextlib.contextmanager
