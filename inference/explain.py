@@ -181,9 +181,12 @@ def as_text(record):
     parts = [f"# {record['predicted']}", f"{record['image'] or 'An image'}, by {record['method']} ({record['run']}). "
              f"{record['note']}", _table(("class", "probability"), [(n, f"{p:.3f}") for n, p in shown]),
              "![what the model saw](seen.png)"]  # fmt: skip
+    words = []
     for name, found in record["classes"].items():
         parts += [f"## {name}", f"![{name}]({found['picture']})", _judged(found["check"]), *_said(found["said"]),
-                  *_words(found["words"]), *_rows(found["rows"])]  # fmt: skip
+                  *_rows(found["rows"])]  # fmt: skip
+        parts += _words(found["words"]) if found["words"] != words else []  # the same for all, where it is shared
+        words = found["words"]
     return "\n\n".join([*parts, "## Nearest training images", _nearest(record["nearest"])]) + "\n"
 
 

@@ -112,7 +112,7 @@ def words(model, c):
     ctx, table = found[0].float(), text.token_embedding.weight.float()
     if ctx.dim() == 3:  # a set a class, or a set a level
         ctx = ctx[c if "ctx" in learner.bound_to_classes(learner.node) else 0]
-    near = torch.cdist(ctx, table).topk(NEAREST, largest=False)
+    near = torch.cdist(ctx, table, compute_mode="donot_use_mm_for_euclid_dist").topk(NEAREST, largest=False)
     name = _speller(text.tokenizer)
     return [[(name(i), round(float(d), 4)) for i, d in zip(*pair)]
             for pair in zip(near.indices.tolist(), near.values.tolist())]  # fmt: skip
