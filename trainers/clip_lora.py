@@ -8,8 +8,6 @@ B starts at zero, so training starts at zero-shot. Through the peft library; att
     learned: 3 * 2 r (sum over blocks of the width). Loss: cross-entropy, class texts encoded in every step.
 """
 
-from peft import LoraConfig, inject_adapter_in_model
-
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import ConfigError
 
@@ -22,6 +20,8 @@ class CLIPLoRALearner(AdaptedLearner):
     """Low-rank factors beside the attention matrices of both towers."""
 
     def adapt(self):
+        from peft import LoraConfig, inject_adapter_in_model  # here: a second, whichever method runs
+
         node, clip, towers = self.node, self.clip, "|".join(self.towers())
         if not node.PARAMS or set(node.PARAMS) - set(LETTERS):
             raise ConfigError(f"TRAINER.CLIPLORA.PARAMS {node.PARAMS!r}: letters of q, k, v, o, e.g. qkv")

@@ -6,7 +6,6 @@
 """
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from dassl.engine import TRAINER_REGISTRY
@@ -55,6 +54,8 @@ class LinearProbeLearner(Learner):
 
 
 def regression(x, y, strength):
+    from sklearn.linear_model import LogisticRegression  # here: a second, whichever method runs
+
     return LogisticRegression(C=strength, solver="lbfgs", max_iter=1000).fit(x, y)
 
 

@@ -265,7 +265,8 @@ def test_batches_and_logits(run):
     with torch.no_grad():
         assert torch.allclose(model.logits(batch).softmax(-1), torch.from_numpy(model.predict_proba(paths)), atol=1e-6)
         logits, features = model.answers(batch)
-    assert torch.equal(features, model.image_features(batch)) or torch.allclose(features, model.image_features(batch))
+    assert torch.equal(logits, model.logits(batch))
+    assert torch.allclose(features, model.image_features(batch), atol=1e-6)
     batch.requires_grad_(True)
     model.logits(batch).max().backward()
     assert batch.grad.abs().sum() > 0
@@ -275,3 +276,10 @@ def test_an_image_is_skipped_where_that_is_asked(run):
     seen = []
     places, logits, _ = cilmp.load(run[0]).outputs(["gone.png", *run[1]], on_bad=lambda i, e: seen.append((i, str(e))))
     assert places == [1, 2, 3] and len(logits) == 3 and seen[0][0] == 0 and "gone.png" in seen[0][1]
+
+
+def test_a_run_of_somebodys_checkout(changed):
+    folder = changed("results.json", lambda r: r["spec"]["settings"].update({"RUN.CHECKOUT": "CoOp"}))
+    (folder / "kept.json").unlink()
+    with pytest.raises(UserError, match="of a method of somebody's checkout"):
+        cilmp.load(folder)

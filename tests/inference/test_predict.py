@@ -158,8 +158,10 @@ def test_what_is_no_run(tmp_path):
         (tmp_path / folder).mkdir(parents=True) if folder != "gone" else None
     (tmp_path / "begun" / "config.yaml").write_text("")
     (tmp_path / "above" / "below" / "results.json").write_text('{"schema": 1}')
-    lines = {"gone": "no such run or bundle", "empty": "neither a finished run nor a bundle",
-             "begun": "has not finished", "above": "1 below it: name one, e.g.", "above/below": "of another version of the toolbox"}  # fmt: skip
+    lines = {
+        "gone": "no such run or bundle", "empty": "neither a finished run nor a bundle", "begun": "has not finished",
+        "above": "1 below it: name one, e.g.", "above/below": "of another version of the toolbox",
+    }  # fmt: skip
     for folder, said in lines.items():
         with pytest.raises((MissingFile, UserError), match=said):
             cilmp.load(tmp_path / folder)
