@@ -11,6 +11,8 @@ from torch import nn
 
 from dassl.utils.errors import UserError
 
+from .rows import exporting
+
 MLP_AT_ONCE = (2**18, 2**26)  # numbers of the residual stream that go through an MLP at once: on CPU, on a GPU
 
 
@@ -60,7 +62,9 @@ class Block(nn.Module):
 
     def finish(self, x, mixed):
         """Block output from the residual stream x and the attention mix (before `out`), both (..., w)."""
-        if not torch.is_grad_enabled():  # nothing is kept for backward, so the MLP's wide rows need not stand together
+        # Without gradients nothing is kept for backward, so the MLP's wide rows need not stand together. An exported
+        # graph is for any number of images and has no pieces.
+        if not (torch.is_grad_enabled() or exporting()):
             return by_rows(self._finish, MLP_AT_ONCE[x.device.type == "cuda"] // self.width, x, mixed)
         return self._finish(x, mixed)
 

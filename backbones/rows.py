@@ -1,13 +1,19 @@
 """Row-wise work on tokens: padding taken out and put back, many tensors as one batch of rows."""
 
+import math
+
 import torch
+
+# Whether torch.export is tracing: its graph is for any number of images and is cut into no pieces, which would fix
+# that number. torch 2.6 only tells of tracing as such.
+exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def packed(function, *columns):
     """Apply a row-wise function to lists of tensors (..., w) as one batch of rows; lists in, list out."""
     shapes = [x.shape[:-1] for x in columns[0]]
     stacked = [torch.cat([x.reshape(-1, x.shape[-1]) for x in column]) for column in columns]
-    parts = function(*stacked).split([s.numel() for s in shapes])
+    parts = function(*stacked).split([math.prod(s) for s in shapes])
     return [p.reshape(*s, p.shape[-1]) for p, s in zip(parts, shapes)]
 
 

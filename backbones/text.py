@@ -19,6 +19,7 @@ from .autocast import own_precision
 from .blocks import dropped
 from .layer_pass import LayerPass
 from .prompt import Frame
+from .rows import exporting
 
 # Tokens whose layer states are kept at once (times width): 4096 tokens of width 512, about 1.5 GiB over 12 layers
 # in training. A larger (image, class) grid runs in pieces that are recomputed in backward.
@@ -125,8 +126,8 @@ class TextTower(nn.Module):
         """
         if prompts.depth > len(self.blocks):
             raise UserError(f"prompts for {prompts.depth} layers, the text tower has {len(self.blocks)}")
-        pieces = self._pieces(prompts, chunk)
-        if len(pieces) == 1 and len(pieces[0]) == 1:
+        pieces = [] if exporting() else self._pieces(prompts, chunk)  # a graph is for any B: whole
+        if sum(map(len, pieces)) <= 1:
             features = self._encode(prompts)
         else:
             rows = [torch.cat([self._encode_lean(prompts.narrow(*at)) for at in row], dim=1) for row in pieces]

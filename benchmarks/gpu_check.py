@@ -142,7 +142,7 @@ class Check:
         """The paper's CILMP settings; reduced: one image a class, one epoch, no test."""
         with tempfile.TemporaryDirectory() as folder:
             cfg = base_config()
-            for path in method_files("CILMP", "full", "ViT-B/16", "official")[0]:
+            for path in method_files("CILMP", "full", "ViT-B/16")[0]:
                 cfg.merge_from_file(str(path))
             values = {
                 "TRAINER.NAME": "CILMP", "DATASET.NAME": "phantom", "MODEL.BACKBONE.NAME": "ViT-B/16", "SEED": 1,

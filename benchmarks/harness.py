@@ -43,7 +43,7 @@ class HarnessStep:
     def __init__(self, method, B, C, names, rows, width, device="cpu", train=True, precision="fp32"):
         self.folder = tempfile.TemporaryDirectory()
         cfg = base_config()
-        for path in method_files(method, "base2new", "ViT-B/16", "official")[0]:
+        for path in method_files(method, "base2new", "ViT-B/16")[0]:
             cfg.merge_from_file(str(path))
         values = make_believe(self.folder.name, names(C), rows, width) | {
             "TRAINER.NAME": method, "MODEL.BACKBONE.NAME": "ViT-B/16", "MODEL.BACKBONE.WEIGHTS": "random", "SEED": 1,

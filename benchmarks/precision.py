@@ -74,7 +74,7 @@ class OnDemo(InHalf):
     def __init__(self, method, device="cpu"):
         self.folder = tempfile.TemporaryDirectory()
         cfg = base_config()
-        for path in method_files(method, "few_shot", "demo", "official")[0]:
+        for path in method_files(method, "few_shot", "demo")[0]:
             cfg.merge_from_file(str(path))
         values = {
             "TRAINER.NAME": method, "DATASET.NAME": "phantom", "DATASET.NUM_SHOTS": 16, "MODEL.BACKBONE.NAME": "demo",

@@ -29,6 +29,7 @@ def parser():
     p.add_argument("run", metavar="RUN", help="folder of a finished run")
     p.add_argument("folder", metavar="DIR", help="where the bundle goes: a new or empty folder")
     p.add_argument("--with-backbone", action="store_true", help="the backbone's weights too, so that it runs offline")
+    p.add_argument("--onnx", action="store_true", help="model.onnx too: pixels to probabilities, for 1 to 64 images")
     p.add_argument("--push", default="", metavar="USER/NAME", help="upload it to the Hugging Face hub as well")
     p.add_argument("--public", action="store_true", help="of --push: a repository that everybody sees")
     add_places(p)
@@ -41,7 +42,7 @@ def main(argv=None):
         raise UserError(f"--push {args.push}: give USER/NAME")
     if args.public and not args.push:
         raise UserError("--public is of --push USER/NAME")
-    export(args.run, args.folder, args.with_backbone, args.weights, args.plugin)
+    export(args.run, args.folder, args.with_backbone, args.weights, args.plugin, args.onnx)
     size = sum(p.stat().st_size for p in Path(args.folder).rglob("*") if p.is_file())
     print(f"{size / 1e6:.1f} MB. Written: {args.folder}")
     if args.push:
@@ -49,7 +50,7 @@ def main(argv=None):
     return 0
 
 
-def export(run, folder, with_backbone=False, weights="", plugin=()):
+def export(run, folder, with_backbone=False, weights="", plugin=(), onnx=False):
     """Write the bundle of a finished run into a new folder, whole or not at all.
 
     The run is loaded first, so that what is written is known to work.
@@ -67,14 +68,14 @@ def export(run, folder, with_backbone=False, weights="", plugin=()):
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         place = Path(temporary, "bundle")
         place.mkdir()
-        fill(place, model, with_backbone, weights)
+        fill(place, model, with_backbone, weights, onnx)
         if folder.exists():
             folder.rmdir()
         place.rename(folder)
     return folder
 
 
-def fill(place, model, with_backbone, weights=""):
+def fill(place, model, with_backbone, weights="", onnx=False):
     """Write all files of a loaded run's bundle into an empty folder."""
     from .card import card
 
@@ -91,6 +92,11 @@ def fill(place, model, with_backbone, weights=""):
     kept = {k: v for k, v in kept.items() if not k.startswith("source")} | {"trained_on": model.trained_on}
     write_json(results, place / "results.json")
     write_json(kept, place / keeping.FILE)
+    if onnx:
+        from .onnx import NAME
+        from .onnx import export as export_onnx
+
+        export_onnx(model, place / NAME)
     facts = _facts(model, with_backbone)
     if facts["backbone"]["folder"]:
         from cilmp.backbones.hand_on import hand_on

@@ -283,9 +283,11 @@ class Model:
 
         return judged(self.folder, self.calibration, softmax(logits), features) if self.calibration else {}
 
-    def explain(self, image, *args, **kwargs):
-        """Why an image is answered as it is."""
-        raise NotImplementedError
+    def explain(self, image, classes=None, among=()):
+        """Why an image is answered as it is: see `explain.explain`."""
+        from .explain import explain
+
+        return explain(self, image, classes, among)
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ class TwoSFSLearner(AdaptedLearner):
         return torch.stack([rows[c] for c in self.classnames])
 
     def logits(self, images):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.second):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.second and self.training)):
             v = self.clip.image.encode(images)
         return self.score(v, self.once(self.text_features))
 
