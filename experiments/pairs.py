@@ -38,7 +38,8 @@ def compared(protocol, records, data):
         pair["rows"] = (pair["a"], pair["b"])
         pair["a"], pair["b"] = (data[i]["label"] for i in pair["rows"])
     lines = _left_out(left, data, row_of)
-    if any(p["unit"] == "image" for p in pairs) and any(r.get("ci_unit") == "group" for r in records):
+    grouped = {r["spec"]["part"] for r in records if r.get("ci_unit") == "group"}
+    if pairs and any(not m.named for part, m in parts.items() if part in grouped):
         lines.append("Patients are known, but these predictions were written without them: images are compared as if "
                      "each were a patient's only one, so p and intervals are too small; FORCE=1 writes them anew.")
     return {"pairs": pairs, "left_out": lines}

@@ -110,7 +110,8 @@ def names_of(paths, n):
 @dataclass(frozen=True)
 class Measured:
     """The figures of all runs of one part: {(row, seed): place}, {figure: (values (K,), slopes (K, G))}, unit names
-    (G,), whether they are patients, whether the answers are right (K, n), units of images (n,)."""
+    (G,), whether they are patients, whether the answers are right (K, n), units of images (n,), whether the files say
+    whose the images are."""
 
     places: dict
     figures: dict
@@ -118,6 +119,7 @@ class Measured:
     patients: bool
     right: np.ndarray
     units: np.ndarray
+    named: bool
 
     @cached_property
     def _seeds(self):
@@ -156,4 +158,4 @@ def measured(part, records, figures):
     values = {f: statistics.figure(f, labels, predictions, probabilities, units) for f in figures}
     places = {key: k for k, key in enumerate(same)}
     return Measured(places, {f: v for f, v in values.items() if v}, unit_names, patients,
-                    predictions == labels, units), left  # fmt: skip
+                    predictions == labels, units, len(one.groups) > 0), left  # fmt: skip

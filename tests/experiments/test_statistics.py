@@ -402,3 +402,8 @@ def test_the_report_says_it(tmp_path):
     assert len(saved["pairs"]) == 12 and set(saved["pairs"][0]) == set(pairs.KEYS) and len(saved["calibration"]) == 3
     lines = (tmp_path / "report" / "full-d-ViT-B-16-statistics.csv").read_text().splitlines()
     assert lines[0] == ",".join(pairs.KEYS) and len(lines) == 13
+    alone = [{**r, "ci_unit": "group"} for r in runs(tmp_path / "c")]
+    for r in alone:  # each patient has one image
+        rewrite(r, groups=np.array([f"p{i}" for i in range(N)]))
+    table = build(alone)
+    assert {p["unit"] for p in table["pairs"]} == {"image"} and not any("Patients are" in n for n in table["notes"])
