@@ -37,7 +37,8 @@ def write(folder, made, groups, over=()):
     worst = mistakes.Worst()
     listed, details = runs.listed(records, labels, worst)
     data = {
-        "tables": tables, "runs": listed, "over": [answers.of_sets(one, folder) for one in over],
+        "tables": tables, "methods": len({r["spec"]["method"] for r in records}), "runs": listed,
+        "over": [answers.of_sets(one, folder) for one in over],
         "left": [{"title": " on ".join(key[:2]), "why": text.strip()}
                  for key, (text, table) in made.items() if not table],
     }  # fmt: skip

@@ -169,7 +169,7 @@ function ranking(table, panel) {
   const [low, high] = [Math.min(...ends), Math.max(...ends)];
   const state = (r) => (r.top ? "highest" : r.apart === null ? "not compared" : r.apart ? "worse" : "not told apart");
   return grid({
-    caption: `${panel.title}: ${table.figure}, percent, and the difference from the highest on the seeds both have, with its 95 % interval`,
+    caption: `${panel.title}: ${table.figure}, percent, and the difference from the highest on the seeds both have, with its 95 % interval. Verdicts are corrected for the number of pairs (Holm, 5 %), so an interval without 0 may not suffice.`,
     rows: panel.rows,
     columns: [
       { title: "method", value: (r) => r.label },
@@ -190,15 +190,14 @@ function overview(open) {
     caption: "The highest method of each table, and how many can't be told apart from it",
     rows, page: 12,
     columns: [
-      { title: "data set", value: (r) => r.table.dataset, cell: (th, r) => th.append(el("button", { type: "button", class: "open", onclick: () => open(r.t, r.p) }, r.table.dataset)) },
-      { title: "protocol", value: (r) => r.table.protocol },
-      { title: "backbone", value: (r) => r.table.backbone },
+      { title: "table", value: (r) => r.t, cell: (th, r) => th.append(el("button", { type: "button", class: "open", onclick: () => open(r.t, r.p) }, `${r.table.dataset}, ${r.table.protocol}`)) },
       { title: "of", value: (r) => r.panel.title },
       { title: "highest", value: (r) => r.panel.answer.top },
       { title: "figure", number: true, value: (r) => r.panel.rows[0].value, text: (r) => fixed(r.panel.rows[0].value) },
       { title: "not told apart", number: true, value: (r) => r.panel.answer.same.length, text: (r) => `${r.panel.answer.same.length} of ${r.panel.answer.of - 1}` },
       { title: "cheapest of these", value: (r) => r.panel.answer.cheapest },
       { title: "seeds", number: true, value: (r) => r.panel.rows[0].seeds },
+      { title: "backbone", value: (r) => r.table.backbone },
     ],
   }).element;
 }
@@ -490,7 +489,7 @@ function follow() {
 
 // ---------------------------------------------------------------- the page
 
-const summary = [plural(count, "run"), plural(words.method.length, "method"), plural(words.dataset.length, "data set"), `seeds ${[...words.seed].sort((a, b) => a - b).join(" ")}`];
+const summary = [plural(count, "run"), plural(data.methods, "method"), plural(words.dataset.length, "data set"), `seeds ${[...words.seed].sort((a, b) => a - b).join(" ")}`];
 document.getElementById("summary").textContent = summary.join(" · ");
 answers();
 if (data.tables.length) link("table-title", "Table");

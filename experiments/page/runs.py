@@ -75,9 +75,12 @@ def _folder(record):
 
 def sparse(confusion):
     """[place, count, place, count ...] of what is not 0 in a matrix, row by row; None where there is none."""
-    if not confusion:
+    try:
+        flat = [int(v) for row in confusion or () for v in row]
+    except (TypeError, ValueError):
         return None
-    flat = [int(v) for row in confusion for v in row]
+    if not flat:
+        return None
     return [x for place, v in enumerate(flat) if v for x in (place, v)]
 
 

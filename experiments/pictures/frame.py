@@ -6,6 +6,7 @@ No pyplot: figures are objects, nothing is kept between them.
 
 import contextlib
 import itertools
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 LINES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP*"
 QUIET = "#767676"
+FONT = "DejaVu Sans"  # comes with matplotlib
+MORE_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "Microsoft YaHei",
+              "PingFang SC", "Arial Unicode MS", "Noto Sans")  # for letters it has not, where one is installed
 TITLE, LABEL = 9, 8  # points
 DPI = 150
 
@@ -33,13 +37,22 @@ def style():
                    marker=[MARKERS[(i + 2 * (i // n)) % n] for i in range(n * len(LINES))])  # fmt: skip
     with matplotlib.rc_context({
         "svg.hashsalt": "cilmp", "svg.fonttype": "path", "text.parse_math": False, "axes.prop_cycle": cycle,
-        "font.family": ["DejaVu Sans"], "font.size": LABEL, "axes.labelsize": LABEL, "xtick.labelsize": LABEL,
+        "font.family": fonts(), "font.size": LABEL, "axes.labelsize": LABEL, "xtick.labelsize": LABEL,
         "ytick.labelsize": LABEL, "legend.fontsize": LABEL, "legend.frameon": False, "axes.titlesize": LABEL,
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
         "grid.color": "#dddddd", "grid.linewidth": 0.6, "lines.markersize": 4, "lines.linewidth": 1.3,
         "hatch.linewidth": 0.5, "errorbar.capsize": 2,
     }):  # fmt: skip
         yield
+
+
+@cache
+def fonts():
+    """The font, and those of MORE_FONTS that are installed."""
+    from matplotlib.font_manager import fontManager
+
+    there = {font.name for font in fontManager.ttflist}
+    return [FONT, *(name for name in MORE_FONTS if name in there)]
 
 
 def looks(count):
@@ -73,7 +86,7 @@ def width_of(made, text, size):
     """Inches that a text takes."""
     from matplotlib.font_manager import FontProperties
 
-    font = FontProperties(family=["DejaVu Sans"], size=size)
+    font = FontProperties(family=fonts(), size=size)
     return made.canvas.get_renderer().get_text_width_height_descent(text, font, False)[0] / made.dpi
 
 

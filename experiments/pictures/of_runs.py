@@ -64,8 +64,11 @@ class Behind:
 
 def confusion_of(records):
     """(classes, counts (C, C) summed over seeds) of records of one part; None where they do not say or differ."""
-    found = [(tuple(r["classes"]), np.asarray(r["confusion"], float)) for r in records
-             if r.get("confusion") and r.get("classes")]  # fmt: skip
+    try:
+        found = [(tuple(r["classes"]), np.asarray(r["confusion"], float)) for r in records
+                 if r.get("confusion") and r.get("classes")]  # fmt: skip
+    except (TypeError, ValueError):  # no matrix of numbers
+        return None
     if not found or len({(c, m.shape) for c, m in found}) > 1 or found[0][1].shape != (len(found[0][0]),) * 2:
         return None
     return found[0][0], sum(m for _, m in found)
@@ -83,15 +86,15 @@ def per_class(behind):
         counts = np.stack([m for _, m in own])  # (S, C, C)
         totals = counts.sum(2)
         recalls.append(100 * np.diagonal(counts, axis1=1, axis2=2) / np.where(totals > 0, totals, np.nan))
-    means = np.stack([np.nanmean(r, 0) if r.size else r for r in recalls])  # (rows, C)
-    order = np.flatnonzero(~np.isnan(means).any(0))
+    means = np.stack([r.mean(0) for r in recalls])  # (rows, C)
+    order = np.flatnonzero(~np.isnan(means).any(0))  # classes that have images
     kept = sorted(sorted(order, key=lambda c: means[:, c].mean())[:CLASSES])
     some = f" (the {CLASSES} lowest of {len(order)} classes)" if len(order) > CLASSES else ""
     made, axes = figure(behind.title(f"Recall of each class{some}", 4), 0.6 + 0.115 * len(kept) * (len(found) + 1))
     axis, thick, handles = axes[0, 0], 0.8 / len(found), []
     for i, ((_, own), look) in enumerate(zip(found, looks(len(found)))):
         places = np.arange(len(kept)) + thick * (i - (len(found) - 1) / 2)
-        spread = {"xerr": np.nanstd(recalls[i], 0)[kept], "error_kw": {"elinewidth": 0.7}} if len(own) > 1 else {}
+        spread = {"xerr": recalls[i].std(0)[kept], "error_kw": {"elinewidth": 0.7}} if len(own) > 1 else {}
         handles.append(axis.barh(places, means[i][kept], 0.9 * thick, color=look["color"], **spread))
     axis.set_yticks(range(len(kept)), labels=[fitted(made, classes[c], 2.2) for c in kept])
     axis.set_ylim(len(kept) - 0.45, -0.55)

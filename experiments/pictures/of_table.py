@@ -33,7 +33,7 @@ def by_protocol(draw, protocol, table):
     if not rows:
         return None
     made, axes = figure(warned(table), 3.4)
-    names = [fitted(made, row["label"]) for row in rows]
+    names = [fitted(made, row["label"], 2.4) for row in rows]
     names = names if len(set(names)) == len({row["label"] for row in rows}) else [row["label"] for row in rows]
     axes = axes[0, 0]
     if draw(axes, [row | {"label": name} for row, name in zip(rows, names)]) is False:

@@ -88,6 +88,12 @@ def test_what_is_no_number_is_null():
         "a": [None, None, 1.5], "b": [True, None]}  # fmt: skip
 
 
+@pytest.mark.parametrize(("confusion", "kept"), [([[2, 0], [1, 3]], [0, 2, 2, 1, 3, 3]), (None, None), ([], None),
+                                                 ([["a"]], None), (7, None)])  # fmt: skip
+def test_a_confusion_is_kept_by_what_is_in_it(confusion, kept):
+    assert sparse(confusion) == kept
+
+
 def test_settings_are_what_is_unlike_most():
     runs = [{"group": str(i), "seed": s, "spec": {"settings": {"SEED": s, "A": 1, "B": "x" if i else "y"}}}
             for i in range(3) for s in (1, 2)]  # fmt: skip

@@ -52,7 +52,9 @@ def figures(runs, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frame, "save", saving)
-        for name in ("few_shot", "base2new", "full"):
+        for name in ("base2new", "full", "few_shot"):
+            if name == "few_shot":  # what lies behind it is drawn as for the others
+                patch.setattr(pictures, "BEHIND", {})
             shutil.copytree(runs / name, folder / "out" / name)
             if name == "base2new":
                 made_up.change(folder / "out" / name, made_up.hostile)
@@ -64,12 +66,11 @@ def figures(runs, tmp_path_factory):
 
 def test_what_is_drawn_of_each_protocol(figures):
     found, folder = figures
-    behind = {f"{name}-{b}" for name in ("few_shot", "full")
-              for b in ("differences", "cost", "per-class", "confusion", "roc", "reliability", "training")}
+    behind = {f"full-{b}" for b in ("per-class", "confusion", "roc", "reliability", "training")}
     of_parts = {f"base2new-{b}-{part}" for b in ("per-class", "confusion", "roc", "reliability")
                 for part in ("train_base", "test_new")}  # fmt: skip
-    of_both = {f"base2new-{n}" for n in ("base-new", "differences", "cost", "training")}
-    assert set(found) == {"few_shot", "base2new", *of_both, *behind, *of_parts}
+    of_all = {f"{name}-{n}" for name in ("few_shot", "base2new", "full") for n in ("differences", "cost")}
+    assert set(found) == {"few_shot", "base2new", "base2new-base-new", "base2new-training", *of_all, *behind, *of_parts}
     assert {p.name for p in folder.iterdir()} == {f"{name}.{form}" for name in found for form in ("svg", "png")}
 
 
@@ -166,6 +167,18 @@ def test_what_is_missing_leaves_its_picture_out(tables_of, tmp_path):
         del r["confusion"]
     found = pictures.of_one_table(PROTOCOLS["full"], table, own, tmp_path / "p", "p")
     assert [p["name"] for p in found] == ["differences", "cost"]
+
+
+def test_a_class_without_test_images_is_no_bar(tables_of):
+    table, own = tables_of("full")
+    for r in own:
+        r["confusion"][2] = [0] * len(r["classes"])
+    with frame.style():
+        made = of_runs.per_class(of_runs.Behind(PROTOCOLS["full"], table, own, "train_all", -1))
+    names = [t.get_text() for t in made.axes[0].get_yticklabels()]
+    assert names == [c for i, c in enumerate(own[0]["classes"]) if i != 2]
+    own[0]["confusion"] = [["x"]]
+    assert of_runs.confusion_of(own) is None
 
 
 def test_a_torn_log_is_no_curve(tmp_path):
