@@ -54,8 +54,8 @@ def averaged(protocol, backbone, tables, records):
     rows += [[f"{r['method']} (published)", *(rounded(c[0], r["values"][c]) if c in r["values"] else "-"
                                               for c in columns)] for r in theirs["rows"]]  # fmt: skip
     best, words = _best(protocol, tables, list(whole), columns)
-    notes = [f"Means over {_sets(tables)} of the means over seeds.", *words, *_travelling(tables, records),
-             *theirs["notes"]]  # fmt: skip
+    notes = [f"Means over {_sets(tables)} of the means over seeds, each column by itself.", *words,
+             *_travelling(tables, records), *theirs["notes"]]  # fmt: skip
     data = [{"method": name, "shots": shots, "values": [{"metric": m, "shots": k, "column": c, "value": v}
                                                         for (m, k, c), v in own.items()]}
             for (name, shots), own in whole.items()]  # fmt: skip

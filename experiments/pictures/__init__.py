@@ -54,7 +54,8 @@ def of_one_table(protocol, table, records, folder, stem):
 def _pictures(protocol, table, records):
     """(name, title, function without arguments that returns a figure or None)."""
     for name, method in protocol.drawings().items():
-        yield name, f"Figures by {protocol.name}", lambda m=method: of_table.by_protocol(m, protocol, table)
+        title = f"Figures by {protocol.name}{f', {name}' if name else ''}"
+        yield name, title, lambda m=method: of_table.by_protocol(m, protocol, table)
     yield "differences", "Paired differences from the highest row", lambda: of_table.forest(protocol, table)
     yield "cost", f"{measure(protocol.metrics[0]).title} against cost", lambda: of_table.cost(protocol, table)
     rows = of_table.drawn_rows(protocol, table)

@@ -154,7 +154,7 @@ def save(made, stem, forms=("svg", "png")):
     stem = Path(stem)
     made.draw_without_rendering()  # titles find their places,
     made.get_layout_engine().execute(made)  # and the layout heeds them, once for both files
-    made.set_layout_engine("none")
+    made.set_layout_engine(None)  # "none" would keep a stand-in, for which every file is drawn twice
     nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
     for form in forms:
         with atomic_path(stem.with_name(f"{stem.name}.{form}")) as temporary:

@@ -154,10 +154,11 @@ def cost(protocol, table):
                   linestyle="-", marker="", zorder=0)  # fmt: skip
         axis.set_xlabel(words)
         smallest = min((v for v in (p[0] for p in points) if v > 0), default=1)
-        axis.set_xscale("symlog", linthresh=smallest, linscale=0.8)
+        decade = 10.0 ** np.floor(np.log10(smallest))  # the axis' first tick but 0, as far from it as from the next
+        axis.set_xscale("symlog", linthresh=decade, linscale=0.9)
         axis.xaxis.set_major_formatter(lambda v, _: short_number(v))
         axis.tick_params(axis="x", rotation=30)
-        axis.set_xlim(-0.15 * smallest, 3 * max(p[0] for p in points) or 1)
+        axis.set_xlim(-0.15 * decade, 3 * max(p[0] for p in points) or 1)
     axes[0, 0].set_ylabel(f"{column} {measure(name).title}, %")
     legend(made, list(handles.values()), list(handles), 4)
     return made
