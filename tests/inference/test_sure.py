@@ -312,3 +312,14 @@ def test_judging_needs_no_crepes(monkeypatch):
                "sets": {"method": "raps", "thresholds": [0.9], "level": 0.9}}  # fmt: skip
     found = calibration.judged(SimpleNamespace(), content, predictions(5, 2).probabilities, None)
     assert len(found["set"]) == 5 and set(found) == {"calibrated", "set"}
+
+
+def test_the_benchmark_of_coverage_reads_runs(a_run, tmp_path, capsys):
+    from cilmp.benchmarks import coverage
+
+    assert coverage.main([str(tmp_path / "out"), "--level", "0.8", "--splits", "3", "--json", str(tmp_path / "c")]) == 0
+    rows = json.loads((tmp_path / "c").read_text())["rows"]
+    assert [r["method"] + " randomised" * r["randomised"] for r in rows] == [
+        "lac", "aps", "aps randomised", "raps", "raps randomised", "class"]  # fmt: skip
+    assert all(r["n"] == 20 and ("why_not" in r or 0 <= r["coverage"] <= 1) for r in rows)
+    assert "| mydata | CoOp, 2 shots, seed 1 | 20 | lac |" in capsys.readouterr().out
