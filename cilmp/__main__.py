@@ -19,6 +19,7 @@ COMMANDS = {  # word: (module:function of the words behind it, one line)
     "sweep": ("cilmp.experiments.commands:sweep", "a grid of settings, chosen on val or shown on test"),
     "predict": ("cilmp.inference.predict:main", "what a finished run says of new images"),
     "explain": ("cilmp.inference.explain_command:main", "why a finished run answers an image as it does"),
+    "serve": ("cilmp.inference.serve_command:main", "a page on this machine that answers images"),
     "export": ("cilmp.inference.export:main", "a finished run as one folder to hand on"),
     "report": ("cilmp.experiments.commands:report", "all tables and pictures of output folders and archives"),
     "archive": ("cilmp.experiments.commands:archive", "an output folder's results as one file to take elsewhere"),
