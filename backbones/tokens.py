@@ -1,5 +1,6 @@
 """Tokenizers of the families behind one call, with the facts a text tower needs: start, end and padding."""
 
+import functools
 import hashlib
 import re
 import shutil
@@ -34,6 +35,7 @@ class Tokenizer:
         return self.encode(list(texts), context_length=context_length)
 
 
+@functools.cache  # 0.4 s, and many runs of a process build a backbone
 def clip_bpe():
     """OpenAI's byte pair encoding, which ships with open_clip."""
     from open_clip.tokenizer import SimpleTokenizer

@@ -17,6 +17,7 @@ from collections import defaultdict
 import numpy as np
 
 from cilmp.experiments.collect import records
+from cilmp.experiments.predictions import read
 from dassl.utils.errors import UserError, run_main
 
 PLACE = ("protocol", "part", "dataset", "backbone", "shots", "llm")
@@ -41,18 +42,12 @@ def literal(text):
     return list(value) if isinstance(value, tuple) else value
 
 
-def right(record):
-    """{path: whether it was predicted rightly} of a run's test images."""
-    with np.load(record["folder"] / "predictions.npz") as arrays:
-        return dict(zip(arrays["paths"].tolist(), (arrays["labels"] == arrays["predictions"]).tolist()))
-
-
 def matrix(runs, seeds):
-    """(seeds, images) of 0 and 1."""
-    found = [right(runs[seed]) for seed in seeds]
-    if any(f.keys() != found[0].keys() for f in found):
+    """(seeds, images) of 0 and 1, images in the order of their names."""
+    found = [read(runs[seed]) for seed in seeds]
+    if any(p.images != found[0].images for p in found):
         raise UserError(f"{runs[seeds[0]]['folder'].parents[1]}: its seeds were tested on different images")
-    return np.array([[f[path] for path in sorted(found[0])] for f in found], dtype=float)
+    return np.array([p.predictions == p.labels for p in found], dtype=float)
 
 
 def interval(differences, draws, seed=0):

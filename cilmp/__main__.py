@@ -18,6 +18,7 @@ COMMANDS = {  # word: (module:function of the words behind it, one line)
     "study": ("cilmp.experiments.commands:study", "methods x data sets x shots x seeds: planned, run, restartable"),
     "sweep": ("cilmp.experiments.commands:sweep", "a grid of settings, chosen on val or shown on test"),
     "predict": ("cilmp.inference.predict:main", "what a finished run says of new images"),
+    "calibrate": ("cilmp.inference.calibrate:main", "how sure its answers may be: temperature, sets with a promise"),
     "explain": ("cilmp.inference.explain_command:main", "why a finished run answers an image as it does"),
     "serve": ("cilmp.inference.serve_command:main", "a page on this machine that answers images"),
     "export": ("cilmp.inference.export:main", "a finished run as one folder to hand on"),

@@ -1,7 +1,7 @@
 """What may lie beside a split: dataset.json (modality, note, lateral ...) and groups.csv (patients, lesions).
 
     dataset.json   {"modality": "chest X-ray image", "wording": {"normal": "normal lungs"}, "note": "...",
-                    "lateral": true, "sources": ["nih-cxr"]}; every key may be absent
+                    "lateral": true, "sources": ["nih-cxr"], "licence": "CC BY 4.0"}; every key may be absent
     groups.csv     file,group - a header line, then one line a file; equal group = same patient, lesion, slide
                    (`groups.from_table` says what else is understood)
 
@@ -20,7 +20,7 @@ NOTES = {name: CONFOUNDED for name in ("covid_xray", "mixed_six", "blood_cells")
 SOURCES = {"covid_xray": ["nih-cxr", "cohen-covid"], "blood_cells": ["bccd"],
            "mixed_six": ["nih-cxr", "cohen-covid", "bccd"]}
 KEYS = {"name": str, "modality": str, "modalities": dict, "wording": dict, "note": str, "lateral": bool,
-        "sources": list}
+        "sources": list, "licence": str}
 
 
 def facts_path(split_path):

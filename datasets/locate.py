@@ -185,4 +185,5 @@ def describe(name, classnames, split_path=None):
         source_note=beside.get("note", facts.note if facts else ""),
         lateral=beside.get("lateral", facts.lateral if facts else False),
         sources=tuple(beside.get("sources", facts.sources if facts else ())),
-        home=facts.home if facts else "", licence=facts.licence if facts else "", split_path=split_path)
+        home=facts.home if facts else "", licence=beside.get("licence", facts.licence if facts else ""),
+        split_path=split_path)

@@ -22,6 +22,7 @@ class SplitDataset(DatasetBase):
         source_note   words that travel with every table of this set ("" = none)
         modality      phrase of the LLM question; `wording` {class name: clearer wording}
         info          the DatasetInfo of the whole set (all classes)
+        whole_val     val before few-shot sampling, of the run's classes
         knowledge_names  the set's own class names in label order, whatever DATASET.CLASSNAMES shows to CLIP
     """
 
@@ -41,7 +42,8 @@ class SplitDataset(DatasetBase):
         shown = self._shown_names(cfg)
         data = {part: [Datum(impath=self.located.impath(file), label=chosen[label], classname=shown[label])
                        for file, label, _ in rows if label in chosen]
-                for part, rows in self._sampled(cfg, split).items()}
+                for part, rows in ({"whole_val": split.val} | self._sampled(cfg, split)).items()}
+        self.whole_val = data.pop("whole_val")
         self.tested_on = cfg.DATASET.TEST_ON
         if self.tested_on:
             data["test"] = self._external(cfg, [shown[old] for old in chosen])

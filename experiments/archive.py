@@ -1,4 +1,5 @@
-"""An output folder as one file: specs, results, predictions and few-shot lists; no images, weights or checkpoints."""
+"""An output folder as one file: specs, results, predictions, training curves and few-shot lists; no images, weights or
+checkpoints."""
 
 import contextlib
 import re
@@ -12,8 +13,8 @@ from dassl.utils.paths import cache_root, slug
 
 from .collect import records
 
-OF_A_RUN = re.compile(r"(results(_\w+)?|reads)\.json|config\.yaml|predictions(_\w+)?\.npz")
-WITHIN = re.compile(r"(few_shot|studies|runs)/.*\.(json|yaml|npz|txt)")
+OF_A_RUN = re.compile(r"(results(_\w+)?|reads|calibration)\.json|config\.yaml|predictions(_\w+)?\.npz")
+WITHIN = re.compile(r"(few_shot|studies|runs)/.*\.(json|yaml|npz|txt)|runs/.*/tensorboard/events\.out\.[^/]+")
 LARGEST = 1 << 31  # bytes of one file in an archive: more is no results
 
 
@@ -28,7 +29,8 @@ def pack(output, path):
         raise MissingFile(f"no finished runs in {output}; make some with: bash scripts/cilmp/base2new.sh")
     folders = dict.fromkeys(r["folder"] for r in found)
     members = {f"runs/{file.relative_to(output).as_posix()}": file for folder in folders
-               for file in sorted(folder.iterdir()) if OF_A_RUN.fullmatch(file.name)}  # fmt: skip
+               for file in sorted([*folder.iterdir(), *folder.glob("tensorboard/events.out.*")])
+               if OF_A_RUN.fullmatch(file.name) or file.parent != folder}  # fmt: skip
     members |= {f"studies/{file.name}": file for file in sorted((output / "studies").glob("*.yaml"))}
     lists = cache_root() / "few_shot"
     for name in dict.fromkeys(slug(r["dataset"]) for r in found):

@@ -1,5 +1,6 @@
 """Results on disk as a list of records: results.json and what it says of its run. Nothing is learned from elsewhere."""
 
+import math
 from pathlib import Path
 
 from dassl.utils.errors import UserError
@@ -19,14 +20,58 @@ def records(output, split="test", quiet=False):
         try:
             content = read_json_object(path)
             record = content if "spec" in content else before_specs(content, path)
-            record["metrics"]["accuracy"], record["cost"], record["seed"]
+            check(record)
         except (UserError, KeyError, TypeError, ValueError, IndexError) as error:
             if not quiet:
-                why = str(error) if isinstance(error, UserError) else "it is not a run's results"
+                why = str(error) if isinstance(error, UserError) else f"it is not a run's results ({error!r})"
                 print(f"warning: left out {path}: {why}")
             continue
         found.append({**record, "folder": path.parent})
     return found
+
+
+NUMBER = (int, float, type(None))
+FORM = {"key": str, "group": str, "seed": int, "dataset": str, "subset": str, "split": str, "shots": int, "n": int,
+        "metrics": dict, "cost": dict, "spec": dict}  # fmt: skip
+SPEC = {"protocol": str, "part": str, "method": str, "dataset": str, "shots": int, "seed": int, "backbone": str,
+        "file": str, "label": str, "hparams": str, "settings": dict, "source": (dict, type(None))}  # fmt: skip
+COST = dict.fromkeys(("trainable_parameters", "seconds_per_step", "peak_memory_mib"), NUMBER)
+OPTIONAL = ("per_class", "versions", "reads", "parts", "left_out", "ci95")  # dicts, where they are
+
+
+def check(record):
+    """Raise UserError where a record lacks what tables read, or has another kind of it."""
+    _check(record, FORM, "")
+    _check(record["spec"], SPEC, "spec.")
+    _check(record["cost"], COST, "cost.")
+    if record["spec"]["source"]:
+        _check(record["spec"]["source"], {"dataset": str}, "spec.source.")
+    there = [name for name in OPTIONAL if record.get(name) is not None]
+    _check(record, dict.fromkeys(there, dict), "")
+    numbers = ["metrics", *({"parts", "left_out"} & set(there))]
+    for name in numbers:
+        _check(record[name], dict.fromkeys(record[name], NUMBER), f"{name}.")
+
+
+def _check(content, form, place):
+    for key, kind in form.items():
+        value = content.get(key, ...)
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not isinstance(value, kind) or not finite:
+            what = "missing" if value is ... else repr(value)[:40]
+            raise UserError(f"it is not a run's results ({place}{key} is {what})")
+
+
+def trained_by(record):
+    """{dataset, shots} of the run that trained what a record's run tested; its own where it trained itself."""
+    spec = record["spec"]
+    source = spec["source"] or spec
+    return {"dataset": source["dataset"], "shots": source.get("shots", spec["shots"])}
+
+
+def tested_on(record):
+    """The data set whose images a run was tested on."""
+    return (record["spec"].get("settings") or {}).get("DATASET.TEST_ON") or record["dataset"]
 
 
 def before_specs(content, path):

@@ -199,10 +199,14 @@ def report(argv):
     p = _parser("report", "All tables and pictures of output folders and archives, from the results in them.")
     p.add_argument("sources", nargs="*", metavar="OUTPUT|ARCHIVE", help="default: $OUTPUT, else output/")
     p.add_argument("--to", default="", metavar="DIR", help="default: report/ in the first folder, beside an archive")
+    p.add_argument("--metrics", nargs="+", default=[], metavar="METRIC", help="what tables show, by its name in "
+                   "results.json (balanced_accuracy, auroc, ece ...); default: each protocol's own")  # fmt: skip
+    p.add_argument("--formats", nargs="+", default=[], metavar="FORMAT", help="of tables: md tex csv json (all by "
+                   "default), terminal")  # fmt: skip
     args = p.parse_args(argv)
     from .report import main
 
-    return main(args.sources, args.to)
+    return main(args.sources, args.to, args.metrics, args.formats)
 
 
 def archive(argv):

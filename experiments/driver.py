@@ -3,7 +3,7 @@
 from dassl.utils.errors import UserError
 from dassl.utils.paths import output_root, slug
 
-from . import tables
+from . import formats, tables
 from .collect import records
 from .launch import Launch, resolved
 from .pictures import draw
@@ -29,8 +29,8 @@ def finish(protocol, specs, output, targets=(), stem="table", title="", notes=()
     table = table_of(protocol, specs, folder, targets, title, notes)
     if not table["rows"]:
         raise UserError("nothing finished, so there is no table; the reasons stand above")
-    tables.save(table, folder, stem)
-    print("\n" + tables.terminal(table))
+    formats.save(table, folder, stem)
+    print("\n" + formats.terminal(table))
     draw(protocol, table, folder / f"{stem}.png")
     print(f"\nWritten: {folder / f'{stem}.md'} (also .json, .csv, .tex); runs and logs are beside it")
     return table

@@ -42,7 +42,7 @@ def keep(trainer, folder, plugins=(), model_dir="", epoch=None):
 def _facts(trainer, names, plugins):
     cfg, dataset = trainer.cfg, trainer.dm.dataset
     info = getattr(dataset, "info", None)
-    parts = {part: [item.label for item in getattr(dataset, part, None) or ()] for part in ("train_x", "val")}
+    parts = {part: [int(item.label) for item in getattr(dataset, part, None) or ()] for part in ("train_x", "val")}
     return {
         "form": FORM,
         "version": number(),

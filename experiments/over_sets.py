@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from dassl.evaluation.figures import METRICS
+from cilmp.protocols import in_words
 from dassl.utils.io import write_json
 
-from . import statistics
+from . import pictures, statistics
+from .formats import grid, md, measure, rounded
 
 
 def summaries(protocol, tables):
@@ -35,7 +36,7 @@ def _summary(shots, column, name, sets, methods):
     if not whole:
         return found
     values = np.array(list(whole.values())).T  # (N, k)
-    values = -values if METRICS[name].less_is_better else values
+    values = -values if measure(name).less_is_better else values
     found["rows"] = [{"method": m, "average": float(np.mean(v)), "rank": float(r)}
                      for (m, v), r in zip(whole.items(), statistics.ranks(values).mean(0))]  # fmt: skip
     return found | _tests(values, list(whole))
@@ -69,19 +70,24 @@ def _tests(values, methods):
 
 
 def section(protocol, backbone, tables, stem, folder):
-    """Markdown of the summaries of {data set: table}, and <stem>.json beside; "" where they share nothing."""
+    """(Markdown of the summaries of {data set: table}, {title, summaries, pictures}), and <stem>.json beside;
+    ("", None) where they share nothing."""
     found = summaries(protocol, tables)
     if not found:
-        return ""
+        return "", None
     write_json(found, folder / f"{stem}.json")
-    lines = [f"**{protocol.name} over data sets, {backbone}**", ""]
+    title = f"{protocol.name} over data sets, {backbone}"
+    drawn = pictures.of_data_sets(found, title, folder, stem)
+    lines = [f"**{md(title)}**", ""]
     for one in found:
-        shots = "" if not protocol.shots_column else "all images, " if one["shots"] < 1 else f"{one['shots']} shots, "
-        lines += [f"{shots}{one['column']} {METRICS[one['figure']].title}, {len(one['sets'])} sets "
-                  f"({', '.join(one['sets'])}):", ""]  # fmt: skip
+        shots = f"{in_words(one['shots'])}, " if protocol.shots_column else ""
+        lines += [f"{shots}{one['column']} {measure(one['figure']).title}, {len(one['sets'])} sets "
+                  f"({', '.join(map(md, one['sets']))}):", ""]  # fmt: skip
         if one["rows"]:
-            lines += ["| method | average | average rank |", "|---|---|---|"]
-            lines += [f"| {r['method']} | {r['average']:.1f} | {r['rank']:.2f} |" for r in one["rows"]] + [""]
-        lines += [f"{note}  " for note in one["notes"]]
-        lines += [f"Left out, as sets lack it: {m} ({', '.join(sets)}).  " for m, sets in one["lacking"].items()] + [""]
-    return "\n".join(lines)
+            rows = [[md(r["method"]), rounded(one["figure"], r["average"]), f"{r['rank']:.2f}"] for r in one["rows"]]
+            lines += [*grid(["method", "average", "average rank"], rows), ""]
+        lines += [f"{md(note)}  " for note in one["notes"]]
+        lacking = [f"{m} ({', '.join(sets)})" for m, sets in one["lacking"].items()]
+        lines += [*(f"Left out, as sets lack it: {md(row)}.  " for row in lacking), ""]
+    content = {"title": title, "summaries": found, "pictures": drawn}
+    return "\n".join([*lines, pictures.markdown(drawn)]), content

@@ -1,15 +1,14 @@
 """Every pair of a table's rows compared, and what that allows to be said."""
 
-import csv
-import io
+import json
 from itertools import combinations
 
 import numpy as np
 
-from dassl.evaluation.figures import METRICS
-from dassl.utils.io import write_json, write_text
+from cilmp.protocols import in_words
+from dassl.utils.io import write_text
 
-from . import statistics
+from . import formats, statistics
 from .predictions import measured
 
 KEYS = ("shots", "figure", "column", "a", "b", "difference", "low", "high", "p", "holm", "false_claim", "seeds",
@@ -39,7 +38,8 @@ def compared(protocol, records, data):
         pair["rows"] = (pair["a"], pair["b"])
         pair["a"], pair["b"] = (data[i]["label"] for i in pair["rows"])
     lines = _left_out(left, data, row_of)
-    if any(p["unit"] == "image" for p in pairs) and any(r.get("ci_unit") == "group" for r in records):
+    grouped = {r["spec"]["part"] for r in records if r.get("ci_unit") == "group"}
+    if pairs and any(not m.named for part, m in parts.items() if part in grouped):
         lines.append("Patients are known, but these predictions were written without them: images are compared as if "
                      "each were a patient's only one, so p and intervals are too small; FORCE=1 writes them anew.")
     return {"pairs": pairs, "left_out": lines}
@@ -62,7 +62,7 @@ def _pair(columns, parts, name, column, a, b):
     seeds = sorted(set.intersection(*(shared[part] for part in used)), key=int) if used else []
     if not seeds:
         return None
-    values, slopes = _weighed(needed, used, seeds, name, (a, first[1]), (b, second[1]))
+    values, slopes = _weighed(needed, used, seeds, name, columns.units(needed, used), (a, first[1]), (b, second[1]))
     found = statistics.compare(values, slopes, first[0] - second[0])
     claim = None
     if name == "accuracy" and len(used) == 1:  # right and wrong are of one set of images
@@ -79,7 +79,16 @@ class _Columns:
     """
 
     def __init__(self, protocol):
-        self.protocol, self._known = protocol, {}
+        self.protocol, self._known, self._units = protocol, {}, {}
+
+    def units(self, parts, used):
+        """(G, {part: columns of its units among G}) of the units of several parts; a patient of two parts is one."""
+        if tuple(used) not in self._units:
+            each = [parts[part].unit_names for part in used]
+            names, where = np.unique(np.concatenate(each), return_inverse=True)
+            ends = np.cumsum([len(own) for own in each])[:-1]
+            self._units[tuple(used)] = len(names), dict(zip(used, np.split(where, ends)))
+        return self._units[tuple(used)]
 
     def of(self, name, row, parts, shared):
         """{column: (figure, {part: weight})} of a row's values of the shared seeds."""
@@ -101,18 +110,16 @@ class _Columns:
         return {c: found[c][0] for c in self.protocol.columns(own) if c in found}
 
 
-def _weighed(needed, used, seeds, name, *sides):
-    """Differences of values (S,) and slopes (S, G), the units of all used parts together."""
-    names, where = np.unique(np.concatenate([needed[part].unit_names for part in used]), return_inverse=True)
-    values, slopes, start = np.zeros(len(seeds)), np.zeros((len(seeds), len(names))), 0
+def _weighed(needed, used, seeds, name, together, *sides):
+    """Differences of values (S,) and slopes (S, G), the units of all used parts together (_Columns.units)."""
+    number, columns = together
+    values, slopes = np.zeros(len(seeds)), np.zeros((len(seeds), number))
     for part in used:
         m = needed[part]
-        columns = where[start:start + len(m.unit_names)]
-        start += len(m.unit_names)
         for sign, (row, gradient) in zip((1, -1), sides):
             places = [m.places[row, s] for s in seeds]
             values += sign * gradient[part] * m.figures[name][0][places]
-            slopes[:, columns] += sign * gradient[part] * m.figures[name][1][places]
+            slopes[:, columns[part]] += sign * gradient[part] * m.figures[name][1][places]
     return values, slopes
 
 
@@ -140,9 +147,10 @@ def alike(pairs, figure, column, top, rows):
 
 
 def answers(protocol, table):
-    """Sentences: of each number of shots and column of the first figure, which rows can't be told apart from the
-    highest, on what evidence."""
-    found, data, name = [], table["data"], protocol.metrics[0]
+    """Sentences: of each number of shots and column of the first figure that pairs are compared in, which rows can't be
+    told apart from the highest, on what evidence."""
+    found, data = [], table["data"]
+    name = next((m for m in protocol.metrics if m in statistics.FIGURES), "")
     for shots in sorted({row["shots"] for row in data}, key=lambda s: s if s > 0 else np.inf):
         for column in protocol.columns(dict.fromkeys(p for row in data for p in row["parts"])):
             rows = [i for i, row in enumerate(data) if row["shots"] == shots and column in row["figures"].get(name, {})]
@@ -153,9 +161,8 @@ def answers(protocol, table):
 
 def _answer(table, name, column, rows, shots):
     data = table["data"]
-    budget = "" if shots is None else "all images, " if shots < 1 else f"{shots} shot{'' if shots == 1 else 's'}, "
-    place = f"{budget}{column} {METRICS[name].title}"
-    sign = -1 if METRICS[name].less_is_better else 1
+    place = f"{'' if shots is None else f'{in_words(shots)}, '}{column} {formats.measure(name).title}"
+    sign = -1 if formats.measure(name).less_is_better else 1
     top = max(rows, key=lambda i: sign * data[i]["figures"][name][column][0])
     label = data[top]["label"]
     same = alike(table["pairs"], name, column, top, rows)
@@ -204,9 +211,9 @@ def notes(table):
 
 def markdown(table):
     """The pairs as a Markdown table."""
-    lines = [f"**{table['title']}: pairs**", "", "| " + " | ".join(KEYS) + " |", "|" + "---|" * len(KEYS)]
-    lines += ["| " + " | ".join(_cell(key, pair[key]) for key in KEYS) + " |" for pair in table["pairs"]]
-    return "\n".join([*lines, "", *(f"{n}  " for n in table["left_out"])]) + "\n"
+    rows = [[formats.md(_cell(key, pair[key])) for key in KEYS] for pair in table["pairs"]]
+    lines = [f"**{formats.md(table['title'])}: pairs**", "", *formats.grid(KEYS, rows), ""]
+    return "\n".join([*lines, *(f"{formats.md(n)}  " for n in table["left_out"])]) + "\n"
 
 
 def _cell(key, value):
@@ -217,12 +224,18 @@ def _cell(key, value):
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-def save(table, folder, stem):
+def _json(content):
+    """A pair a line."""
+    own = ",\n".join(json.dumps(pair, ensure_ascii=False, allow_nan=False) for pair in content["pairs"])
+    rest = {k: v for k, v in content.items() if k != "pairs"}
+    return json.dumps(rest, ensure_ascii=False, allow_nan=False)[:-1] + f', "pairs": [\n{own}\n]}}\n'
+
+
+def save(table, folder, stem, wanted=tuple(formats.FORMATS)):
     """<stem>-statistics.md, .csv and .json."""
-    write_text(markdown(table), folder / f"{stem}-statistics.md")
-    buffer = io.StringIO()
-    csv.writer(buffer).writerows([KEYS, *([pair[key] for key in KEYS] for pair in table["pairs"])])
-    write_text(buffer.getvalue(), folder / f"{stem}-statistics.csv")
     content = {"title": table["title"], "pairs": [{k: p[k] for k in KEYS} for p in table["pairs"]],
                "left_out": table["left_out"], "calibration": table.get("calibration", [])}  # fmt: skip
-    write_json(content, folder / f"{stem}-statistics.json")
+    made = {"md": lambda: markdown(table), "json": lambda: _json(content),
+            "csv": lambda: formats.csv_of(KEYS, [[pair[key] for key in KEYS] for pair in table["pairs"]])}  # fmt: skip
+    for name in made.keys() & set(wanted):
+        write_text(made[name](), folder / f"{stem}-statistics.{name}")

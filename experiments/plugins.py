@@ -30,9 +30,10 @@ def _load(plugin):
     if root := root_of(path):
         return Checkout.of(root, path.resolve())
     if is_folder_of_none(path):
+        inner = [str(p) for p in sorted(path.iterdir()) if p.is_dir() and root_of(p)]
         raise MissingFile(
             f"{path.absolute()} is no checkout: neither trainers/__init__.py nor datasets/__init__.py is in it; give "
-            f"the folder that holds these two, or a file of one's own"
+            f"{inner[0] if inner else 'the folder that holds these two'}, or a file of one's own"
         )
     before = registered()
     known = set(sys.modules)

@@ -3,7 +3,7 @@
 import os
 import zipfile
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,17 @@ class Predictions:
         """What two runs must agree in to be paired."""
         return self.names.tobytes(), self.labels.tobytes(), self.probabilities.shape
 
+    @property
+    def units(self):
+        """(n,) patients where they are known, else the images themselves."""
+        return self.groups if len(self.groups) else self.names
+
+    def of(self, chosen):
+        """These images alone (indices or a mask)."""
+        groups = self.groups[chosen] if len(self.groups) else self.groups
+        arrays = (self.names, self.labels, self.predictions, self.probabilities)
+        return Predictions(*(a[chosen] for a in arrays), groups)
+
 
 def file_of(record):
     split = record["split"]
@@ -39,17 +50,41 @@ def read(record):
     """Predictions of a run; UserError in a line that says what is wrong with them."""
     if "folder" not in record or not file_of(record).is_file():
         raise UserError("no predictions.npz")
+    return of_file(file_of(record))[0]
+
+
+def of_file(path):
+    """(Predictions, {further array: in the same order}) of a file; UserError in a line that says what is wrong."""
     try:
-        with np.load(file_of(record), allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-        names = _names(tuple(found["paths"].tolist()), len(found["labels"]))
-        order = np.argsort(names, kind="stable")
-        arrays = [found[key] for key in ("labels", "predictions", "probabilities")]
-        groups = found.get("groups", np.array([], dtype=str))
-        _check(len(names), *arrays, groups)
-        return Predictions(names[order], *(a[order] for a in arrays), groups[order] if len(groups) else groups)
+        facts = os.stat(path)
+        return _loaded(str(path), facts.st_mtime_ns, facts.st_size)
     except (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"predictions.npz can't be read ({error})") from None
+        raise UserError(f"{Path(path).name} can't be read ({error})") from None
+
+
+@lru_cache(maxsize=1024)  # a table's statistics, calibration and pictures read the same files
+def _loaded(path, _changed, _size):
+    with np.load(path, allow_pickle=False) as arrays:
+        found = {name: arrays[name] for name in arrays.files if name != "classes"}
+    names = names_of(tuple(found["paths"].tolist()), len(found["labels"]))
+    order = np.argsort(names, kind="stable")
+    arrays = [found[key] for key in ("labels", "predictions", "probabilities")]
+    groups = found.get("groups", np.array([], dtype=str))
+    _check(len(names), *arrays, groups)
+    labels, predictions, probabilities = (a[order] for a in arrays)
+    groups = _shared(groups[order]) if len(groups) else groups
+    more = {key: found[key][order] for key in found.keys() & {"used"}}
+    return Predictions(_shared(names[order]), _shared(labels), predictions, probabilities, groups), more
+
+
+def _shared(array):
+    """The array, its content once for all runs that have the same."""
+    return _once(array.tobytes(), array.dtype.str)
+
+
+@lru_cache(maxsize=64)
+def _once(content, dtype):
+    return np.frombuffer(content, dtype)
 
 
 def _check(n, labels, predictions, probabilities, groups):
@@ -63,7 +98,7 @@ def _check(n, labels, predictions, probabilities, groups):
 
 
 @lru_cache(maxsize=64)  # runs of a table have the same images
-def _names(paths, n):
+def names_of(paths, n):
     """Paths below their common folder, as the data may lie elsewhere on another machine; numbers where none were kept
     (a plugin's batches)."""
     if not paths:
@@ -75,7 +110,8 @@ def _names(paths, n):
 @dataclass(frozen=True)
 class Measured:
     """The figures of all runs of one part: {(row, seed): place}, {figure: (values (K,), slopes (K, G))}, unit names
-    (G,), whether they are patients, whether the answers are right (K, n), units of images (n,)."""
+    (G,), whether they are patients, whether the answers are right (K, n), units of images (n,), whether the files say
+    whose the images are."""
 
     places: dict
     figures: dict
@@ -83,9 +119,17 @@ class Measured:
     patients: bool
     right: np.ndarray
     units: np.ndarray
+    named: bool
+
+    @cached_property
+    def _seeds(self):
+        found = {}
+        for row, seed in self.places:
+            found.setdefault(row, set()).add(seed)
+        return found
 
     def seeds(self, row):
-        return {seed for r, seed in self.places if r == row}
+        return self._seeds.get(row, set())
 
 
 def measured(part, records, figures):
@@ -114,4 +158,4 @@ def measured(part, records, figures):
     values = {f: statistics.figure(f, labels, predictions, probabilities, units) for f in figures}
     places = {key: k for k, key in enumerate(same)}
     return Measured(places, {f: v for f, v in values.items() if v}, unit_names, patients,
-                    predictions == labels, units), left  # fmt: skip
+                    predictions == labels, units, len(one.groups) > 0), left  # fmt: skip

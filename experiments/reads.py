@@ -25,10 +25,13 @@ class Reads:
     """Called with a configuration: {what: SHA-256 or a plain word} of what its run reads; see the module.
 
     One for a command: what several of its runs read is hashed once, and a later command looks anew.
+
+    Args:
+        plan: rows and sentences that a run would make are noted in `to_make` (lines), not missed.
     """
 
-    def __init__(self):
-        self._known = {}
+    def __init__(self, plan=False):
+        self._known, self.plan, self.to_make = {}, plan, {}
 
     def __call__(self, cfg):
         from cilmp import backbones, trainers
@@ -44,7 +47,7 @@ class Reads:
             if trainer.needs_llm:
                 node = cfg.TRAINER[trainer.node_name()]
                 key = (trainer, cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.MODEL.LLM, str(node))
-                found["knowledge"] = self._once(key, lambda: Knowledge(trainer, cfg).sha256())
+                found["knowledge"] = self._once(key, lambda: self._knowledge(Knowledge(trainer, cfg)))
         elif hasattr(trainer, "checkout") and (file := weights_file(cfg.MODEL.BACKBONE)):
             found["weights"] = self._once(file, lambda: sha256_file(file))
         if code := [c for c in map(code_of, (trainer, _reader(cfg.DATASET.NAME))) if c]:
@@ -55,6 +58,12 @@ class Reads:
         """{what: hash} of a data set."""
         key = (name, cfg.DATASET.ROOT, max(cfg.INPUT.SIZE))
         return self._once(key, lambda: _data(*key, cfg))
+
+    def _knowledge(self, knowledge):
+        if self.plan and (line := knowledge.to_make()):
+            self.to_make[line] = None
+            return "to be made"
+        return knowledge.sha256()
 
     def _once(self, key, compute):
         if key not in self._known:
@@ -163,16 +172,21 @@ class Knowledge:
         known = set(read_json_object(path)["sha256"].values())
         return all(sha256_of(sentences) in known for sentences in found)
 
+    def to_make(self):
+        """A line on what nobody has yet and a run makes; "" where nothing is, or a file of the user's own is named."""
+        why = "" if not self.rows and self.node.SENTENCES else self.store().missing(self.names)
+        return why.split(";")[0] if why else ""
+
     def ensure(self):
-        """Extract or sample what nobody has yet, saying so; a file of the user's own must be there."""
+        """Extract or sample what nobody has yet, saying so."""
         from cilmp import knowledge
 
         store = self.store()
-        if not (why := store.missing(self.names)) or (not self.rows and self.node.SENTENCES):
+        if not (why := self.to_make()):
             if not self.rows:
                 store.lookup(self.names, self.node.N_PROMPTS)
             return
-        print(f"{why.split(';')[0]}; making it now", flush=True)
+        print(f"{why}; making it now", flush=True)
         if self.rows:
             path = knowledge.extract(self.dataset, self.names, self.llm, store.questions,
                                      knowledge.controls.template(self.kind))  # fmt: skip

@@ -137,6 +137,7 @@ class Request:
         self.llm = get("LLM", "smollm2-135m" if self.demo else "meta-llama/Meta-Llama-3-8B")
         self.plugins = tuple(paths(get("PLUGIN")))
         self.methods = list(dict.fromkeys(get("METHODS").split() or self._compared_with(method)))
+        self.beside = [] if get("METHODS") else [m for m in self.methods if m != method]  # nobody named them
         self.shots = self._shots(get("SHOTS"))
         self.cfg, self.epochs = get("CFG"), self._number(get("EPOCHS"), "EPOCHS")
         self.asked_hparams = self._hparams(get("HPARAMS"))
@@ -218,14 +219,26 @@ class Request:
     def _label(self, cfg, kind, opts):
         """What RUN.HPARAMS says: the kind; custom where a setting was changed. Sentences are what a method reads and
         no setting, but the official values are those of a method that reads its authors' lists."""
-        if self.epochs or any(not key.endswith(".SENTENCES") for key in opts[::2]):
+        from dassl.engine.run_folder import NOT_THE_RUN
+
+        if self.epochs or any(not key.endswith(".SENTENCES") and key not in NOT_THE_RUN for key in opts[::2]):
             return "custom"
         if kind != "official" or "SENTENCES" not in cfg.TRAINER.get(cfg.TRAINER.NAME.upper(), {}):
             return kind
         return kind if _published(cfg) else "official but for its sentences"
 
+    def _without_file(self):
+        """The methods that nobody named and that have no file called CFG: they keep their own settings."""
+        if self.cfg in ("", "tuned") or self.cfg.endswith(".yaml"):
+            return []
+        found = [m for m in self.beside if not (method_folder(m) / f"{self.cfg}.yaml").is_file()]
+        return found if len(found) < len(self.methods) else []  # a file of nobody is an error
+
     def notes(self):
-        """A line a method whose authors tuned values for this data set that this backbone does not get."""
+        """A line on methods without a file called CFG, and one a method whose authors tuned values for this data set
+        that this backbone does not get."""
+        if without := self._without_file():
+            return [f"CFG={self.cfg} is no file of {_listed(without)}: their own settings."]
         if self.cfg or self.backbone == "demo":
             return []
         left = {m: tuned_for(m, self.protocol.name, self.dataset) for m in self.methods}
@@ -287,7 +300,8 @@ class Request:
         from dassl.engine import TRAINER_REGISTRY
 
         cfg, protocol, trainer = own_base(base, method), self.protocol.name, TRAINER_REGISTRY.get(method)
-        files, name, kind = method_files(method, self.protocol.files, self.backbone, self.cfg, shots)
+        wanted = "" if method in self._without_file() else self.cfg
+        files, name, kind = method_files(method, self.protocol.files, self.backbone, wanted, shots)
         for path in files:
             merge_from_file(cfg, path)
         dataset_file = CONFIGS / "datasets" / f"{self.dataset}.yaml"

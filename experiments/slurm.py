@@ -12,7 +12,7 @@ from dassl.utils.errors import UserError
 from dassl.utils.io import write_text
 from dassl.utils.paths import REPO, cache_root, slug
 
-from .launch import Launch, Outcome, finished
+from .launch import Launch, Outcome, accuracy_of, finished
 from .spec_file import write_spec
 
 POLL_SECONDS = 5
@@ -116,12 +116,7 @@ class Slurm(Launch):
             self.settled(spec, Outcome("failed", last_word(self.folder / "logs" / f"{numbers[id(spec)]}.log")))
 
     def found(self, spec):
-        from dassl.utils.io import read_json_object
-
-        from .launch import results_of
-
-        accuracy = read_json_object(results_of(spec, self.output))["metrics"]["accuracy"]
-        return Outcome("done", f"accuracy {accuracy:.1f}")
+        return Outcome("done", accuracy_of(spec, self.output))
 
 
 def asked(*command):

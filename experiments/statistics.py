@@ -13,7 +13,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 LEVEL = 0.05
 SEEDS, FRIEDMAN, WILCOXON = 5, 6, 10  # seeds, data sets, data sets: from how many a claim is possible
@@ -121,9 +121,9 @@ def compare(values, slopes, difference=None):
     df = (own + shared) / spent if spent > 0 else max(g - 1, 1)
     difference = float(np.mean(values) if difference is None else difference)
     error = float(np.sqrt(own + shared))
-    reach = error * stats.t.ppf(1 - LEVEL / 2, df)
+    reach = error * special.stdtrit(df, 1 - LEVEL / 2)
     if error > 1e-9:
-        p = 2 * stats.t.sf(abs(difference) / error, df)
+        p = 2 * special.stdtr(df, -abs(difference) / error)
     else:
         p = 1.0 if abs(difference) < 1e-9 else 0.0
     p = min(1.0, max(float(p), 2.0 ** (1 - g)))
@@ -147,11 +147,9 @@ def false_claim(right_a, right_b, units):
     patient is one observation, shared out over its images. Seeds are averaged *after* that: the answer is for a
     training drawn at random; pooling them would count every patient S times, and make the seeds' luck evidence.
     """
-    from scipy.special import betainc
-
     weight = 1 / np.bincount(units)[units]
     only_a, only_b = (right_a & ~right_b) @ weight, (~right_a & right_b) @ weight
-    return float(np.mean(betainc(only_a + 1, only_b + 1, 0.5)))
+    return float(np.mean(special.betainc(only_a + 1, only_b + 1, 0.5)))
 
 
 def ranks(values):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from cilmp.protocols import in_words
 from dassl.utils.errors import ConfigError, UserError, unknown_name
 from dassl.utils.io import sha256_of, write_text
 from dassl.utils.paths import slug
@@ -167,7 +168,7 @@ class Plan:
     """The specs of a study on this machine: resolved, what is done, and what cannot be run and why."""
 
     def __init__(self, study, output, make=True):
-        self.study, self.output, self.make, self.cannot = study, Path(output), make, []
+        self.study, self.output, self.make, self.cannot, self.to_make = study, Path(output), make, [], []
         self.requests = study.requests()
         self.specs = self._resolved(self._specs())
 
@@ -191,7 +192,7 @@ class Plan:
         return sorted(found.values(), key=lambda spec: order[spec.seed])  # tables fill up evenly
 
     def _resolved(self, specs):
-        reads, found = Reads(), []
+        reads, found = Reads(plan=not self.make), []
         for why, affected in problems(specs, self.make):
             self.cannot.append(f"{why} ({len(affected)} runs)")
             stopped = set(map(id, affected))
@@ -202,6 +203,7 @@ class Plan:
             except UserError as error:
                 line = f"{spec.method} on {spec.dataset}: {error}"
                 self.cannot += [line] if line not in self.cannot else []
+        self.to_make = list(reads.to_make)
         return found
 
     def groups(self):
@@ -227,6 +229,8 @@ class Plan:
 
         header, rows = self.table()
         print(tabulate(rows, headers=header, disable_numparse=True))
+        for line in self.to_make:
+            print(f"made first: {line}")
         for line in self.cannot:
             print(f"not ready: {line}")
 
@@ -307,8 +311,7 @@ def chosen_on_val(study, protocol, targets, table, specs, output, stem):
     groups = {group for _, _, group in best.values()}
     chosen = [s for s in specs if not s.why_not and s.first.key in groups and (s.first.key, s.seed) in there]
     for (_, shots), (mean, label, _) in sorted(best.items()):
-        number = "all images" if shots < 1 else f"{shots} shots"
-        print(f"\nchosen on val, {number}: {label} ({metric} {mean:.1f} on val)")
+        print(f"\nchosen on val, {in_words(shots)}: {label} ({metric} {mean:.1f} on val)")
     reads = Reads()
     tests = [s.but(s.part, {"TEST.SPLIT": "test"}, source=s).resolved(reads) for s in chosen]
     launch = launch_of(tests, output, study)

@@ -1,15 +1,13 @@
 """Tables of a protocol from records of finished runs. No number here that is not in a results.json."""
 
-import csv
-import io
-import statistics
-from pathlib import Path
+import statistics as numbers
 
-from dassl.evaluation.figures import METRICS
+from cilmp.protocols import in_words
 from dassl.utils.errors import UserError
-from dassl.utils.io import write_json, write_text
 
-from . import pairs
+from . import pairs, statistics
+from .collect import trained_by
+from .formats import measure, plain, rounded
 
 COSTS = {
     "steps": lambda row: _steps(row["steps"]),
@@ -21,13 +19,21 @@ COSTS = {
 
 def _steps(found):
     """Optimiser steps of a row's trainings: a number, from-to where seeds differ, or a word."""
-    counts = sorted(n for n in found if isinstance(n, int))
-    ends = [f"{n:,}" for n in dict.fromkeys((*counts[:1], *counts[-1:]))]
-    return "-".join(ends) or "/".join(sorted(found)) or "unknown"
+    words = sorted(n for n in found if isinstance(n, str))
+    return span([n for n in found if isinstance(n, int)], "{:,}", otherwise="/".join(words) or "unknown")
+
+
+def span(values, form, middle=None, otherwise="-"):
+    """Numbers in words: from-to where they differ, or (with `middle`) their median; `otherwise` where none is known."""
+    there = sorted(v for v in values if v is not None)
+    if not there:
+        return otherwise
+    ends = [middle(there)] if middle else (there[0], there[-1])
+    return "-".join(dict.fromkeys(map(form.format, ends)))
 
 
 def _median(values, form):
-    return form.format(statistics.median(values)) if values else "-"
+    return span(values, form, numbers.median)
 
 
 def check_equal_splits(records):
@@ -59,9 +65,9 @@ def _same(seen, key, record, field, what):
 def name_of(record):
     """A run in words, as RunSpec's."""
     spec = record["spec"]
-    shots = (spec.get("source") or {}).get("shots", spec["shots"])
+    shots = trained_by(record)["shots"]
     name = spec["label"] or spec["method"]
-    return f"{name}, {'all images' if shots < 1 else f'{shots} shots'}, seed {spec['seed']}, {spec['part']}"
+    return f"{name}, {in_words(shots)}, seed {spec['seed']}, {spec['part']}"
 
 
 def rows_of(records, metrics):
@@ -72,7 +78,7 @@ def rows_of(records, metrics):
     for r in records:
         spec = r["spec"]
         row = rows.setdefault(r["group"], {
-            "method": spec["method"], "label": spec["label"] or spec["method"], "shots": spec["shots"],
+            "method": spec["method"], "label": plain(spec["label"] or spec["method"]), "shots": spec["shots"],
             "configuration": f"{spec['file']}-{r['group'][:8]}", "settings": spec["settings"], "parts": {},
             "group": r["group"],
             "trainable_parameters": r["cost"]["trainable_parameters"], "hparams": spec["hparams"],
@@ -107,7 +113,7 @@ def tell_apart(rows):
             differ = [k for k in differ if k != "OPTIM.BUDGET"]
         known = all("hash" not in r["settings"] for r in alike) and 0 < len(differ) <= 4
         for row in alike:
-            words = ", ".join(f"{k.split('.')[-1]}={row['settings'].get(k)}" for k in differ)
+            words = plain(", ".join(f"{k.split('.')[-1]}={row['settings'].get(k)}" for k in differ))
             row["label"] += f" ({words if known else row['configuration']})"
     labels = [(r["label"], r["shots"]) for r in rows]
     for row, label in zip(rows, labels):
@@ -132,12 +138,13 @@ def build(protocol, records, title, missing=(), not_run=(), targets=(), notes=()
     columns = [(m, c) for m in protocol.metrics for c in protocol.columns(parts)]
     first = ["method", *(["shots"] if protocol.shots_column else [])]
     judged = next((r["split"] for r in records if r["split"] != "test"), "test")
-    header = [*first, *(f"{judged if c == 'test' else c} {METRICS[m].title}" for m, c in columns), *COSTS]
+    header = [*first, *(f"{judged if c == 'test' else c} {measure(m).title}" for m, c in columns), *COSTS]
     cells = [_cells(d, columns, protocol.shots_column) for d in data]
     words = _notes(protocol, records, rows, missing, not_run, targets)
-    table = {"title": title, "header": header, "rows": cells, "data": data, "fixed": len(first),
+    table = {"title": plain(title), "header": header, "rows": cells, "data": data, "fixed": len(first),
              **pairs.compared(protocol, records, data)}  # fmt: skip
-    return table | {"notes": [*words, *pairs.notes(table), *notes], "best": _ranks(table, columns)}
+    words = list(map(plain, (*words, *pairs.notes(table), *notes)))
+    return table | {"notes": words, "best": _ranks(table, columns)}
 
 
 def _cells(row, columns, shots):
@@ -145,7 +152,7 @@ def _cells(row, columns, shots):
     cells = []
     for metric, c in columns:
         figures = row["figures"].get(metric, {})
-        cells.append(with_deviation(*figures[c], figures["seeds"]) if c in figures else "-")
+        cells.append(with_deviation(metric, *figures[c], figures["seeds"]) if c in figures else "-")
     return first + cells + [cost(row) for cost in COSTS.values()]
 
 
@@ -158,9 +165,9 @@ def _shots(number):
     return "all" if number < 1 else str(number)
 
 
-def with_deviation(mean, deviation, seeds):
+def with_deviation(metric, mean, deviation, seeds):
     """One seed has no deviation."""
-    return f"{mean:.1f} ± {deviation:.1f}" if seeds > 1 else f"{mean:.1f}"
+    return rounded(metric, mean) + (f" ± {rounded(metric, deviation)}" if seeds > 1 else "")
 
 
 def _ranks(table, columns):
@@ -179,8 +186,8 @@ def _marks(found, metric, column, values):
     """{row: mark} of {row: value}."""
     if len(values) < 2:
         return {}
-    sign = -1 if METRICS[metric].less_is_better else 1
-    printed = {i: sign * round(v, 1) for i, v in values.items()}
+    sign = -1 if measure(metric).less_is_better else 1
+    printed = {i: sign * float(rounded(metric, v)) for i, v in values.items()}
     top = max(values, key=lambda i: sign * values[i])
     same = pairs.alike(found, metric, column, top, list(values))
     best = {i for i, v in printed.items() if v == printed[top]} | set(same or ())
@@ -199,20 +206,24 @@ def _notes(protocol, records, rows, missing, not_run, targets):
     if any(r["split"] != "test" for r in records):
         notes.append(f"Judged on {', '.join(every('split'))}, not on the test images.")
     dataset = next((r["spec"]["dataset"] for r in records if not r["spec"]["source"]), "")
+    if alone := [measure(m).title for m in protocol.metrics if m not in statistics.FIGURES]:
+        notes.append(f"{', '.join(alone)}: the best figure alone is marked, as pairs are not compared in it.")
+    if other := [measure(m).title for m in protocol.metrics if not measure(m).percent]:
+        notes.append(f"No percentage: {', '.join(other)}.")
     notes += protocol.notes(dataset, targets)
     notes += every("source_note")
     if any(r["spec"]["dataset"] == "phantom" or r["spec"]["backbone"] == "demo" for r in records):
         notes.append("Demo numbers: a tiny backbone, drawn for trying the toolbox, of no meaning for real images.")
     if any("random" in (r["spec"]["weights"] or r["spec"]["backbone"]).split("::")[-1] for r in records):
         notes.append("Random weights: this backbone was never trained; its numbers mean nothing.")
-    notes += _precisions(rows)
+    notes += precisions(rows)
     if modes := every("dropout_mode"):
         notes.append(f"CILMP dropout: {', '.join(modes)}.")
     if weights := every("weights"):
         notes.append(f"Backbone weights: {', '.join(weights)}.")
     if llms := every("llm"):
         notes.append(f"LLM: {', '.join(llms)}.")
-    notes += _hyper_parameters(rows)
+    notes += hyper_parameters(rows)
     if any(r.get("tuned") for r in records):
         notes.append("*: tuned by its authors for this very data set.")
     if any(r.get("transductive") for r in records):
@@ -229,7 +240,7 @@ def _notes(protocol, records, rows, missing, not_run, targets):
     return notes
 
 
-def _precisions(rows):
+def precisions(rows):
     """The precision of all rows, or a warning that names each."""
     found = _labels(rows, "precision")
     if len(found) < 2:
@@ -237,7 +248,7 @@ def _precisions(rows):
     return [f"Rows differ in precision, compare with care - {_listed(found)}."]
 
 
-def _hyper_parameters(rows):
+def hyper_parameters(rows):
     """Whose hyper-parameters all rows have, or which rows have whose; and what `matched` means."""
     found = _labels(rows, "hparams")
     words = next(iter(found)) if len(found) == 1 else _listed(found)
@@ -267,57 +278,3 @@ def _left_out(records):
     tested = max((r["n"] for r in records if r.get("left_out")), default=0)
     return [f"Unreadable images were left out: {n} of {part}{f' ({tested} were judged)' if part == 'test' else ''}."
             for part, n in sorted(most.items())]  # fmt: skip
-
-
-def markdown(table):
-    """GitHub Markdown: best bold, second underlined."""
-    lines = [f"**{table['title']}**", "", "| " + " | ".join(table["header"]) + " |"]
-    lines.append("|" + "---|" * len(table["header"]))
-    forms = {"best": "**{}**", "second": "<u>{}</u>"}
-    for i, row in enumerate(table["rows"]):
-        cells = [forms.get(table["best"].get((i, k - table["fixed"])), "{}").format(c) for k, c in enumerate(row)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *(f"{n}  " for n in table["notes"])]) + "\n"
-
-
-def latex(table):
-    """A table environment: best bold, second underlined, title and notes as its caption (booktabs)."""
-    forms = {"best": "\\textbf{{{}}}", "second": "\\underline{{{}}}"}
-    columns = "l" * table["fixed"] + "c" * (len(table["header"]) - table["fixed"])
-    lines = ["\\begin{table}", "\\centering", f"\\begin{{tabular}}{{{columns}}}", "\\toprule"]
-    lines += [" & ".join(map(tex, table["header"])) + " \\\\", "\\midrule"]
-    for i, row in enumerate(table["rows"]):
-        marks = [forms.get(table["best"].get((i, k - table["fixed"])), "{}") for k in range(len(row))]
-        lines.append(" & ".join(m.format(tex(c)) for m, c in zip(marks, row)) + " \\\\")
-    caption = tex(" ".join([f"{table['title']}.", *map(sentence, table["notes"])]))
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", f"\\caption{{{caption}}}", "\\end{table}"]) + "\n"
-
-
-def tex(text):
-    """Text with LaTeX's own characters escaped."""
-    special = {"\\": "\\textbackslash{}", "±": "$\\pm$", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
-               "†": "$\\dagger$"}  # fmt: skip
-    return "".join(special.get(c, f"\\{c}" if c in "_%&#${}" else c) for c in text)
-
-
-def sentence(note):
-    return note if note.endswith(".") else f"{note}."
-
-
-def terminal(table):
-    from tabulate import tabulate
-
-    text = tabulate(table["rows"], headers=table["header"], disable_numparse=True)
-    return "\n".join([table["title"], text, *table["notes"]])
-
-
-def save(table, folder, stem="table"):
-    """table.md, table.tex, table.csv and table.json in a folder."""
-    folder = Path(folder)
-    write_text(markdown(table), folder / f"{stem}.md")
-    write_text(latex(table), folder / f"{stem}.tex")
-    buffer = io.StringIO()
-    note = " ".join(map(sentence, table["notes"]))  # a number copied out of its table keeps its warnings
-    csv.writer(buffer).writerows([[*table["header"], "notes"], *([*row, note] for row in table["rows"])])
-    write_text(buffer.getvalue(), folder / f"{stem}.csv")
-    write_json({k: table[k] for k in ("title", "notes", "header", "rows", "data")}, folder / f"{stem}.json")

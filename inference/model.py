@@ -132,6 +132,8 @@ class Model:
         self.folder, self.trainer, self.results, self.kept = Path(folder), trainer, results, kept
         self.classes, self.spec = list(kept["classes"]), results["spec"]
         self.transform = build_transform(trainer.cfg, is_train=False)
+        if self.transform is None:
+            raise UserError(f"{folder} was run with INPUT.NO_TRANSFORM: how images become tensors is not known here")
         path = self.folder / "calibration.json"
         self.calibration = read_json_object(path) if path.is_file() else None
         self.learned_in = self.folder / kept["source"] if kept.get("source") else self.folder
@@ -277,7 +279,9 @@ class Model:
     def judged(self, logits, features):
         """{column: N values} of what the calibration says of logits (N, C) and unit features (N, d): prediction sets,
         whether an image is unlike the training images. Empty without a calibration."""
-        return {}
+        from .calibration import judged
+
+        return judged(self.folder, self.calibration, softmax(logits), features) if self.calibration else {}
 
     def explain(self, image, classes=None, among=()):
         """Why an image is answered as it is: see `explain.explain`."""

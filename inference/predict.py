@@ -18,7 +18,8 @@ of its column image, path or file. Images that can't be read are named and left 
 def parser():
     p = argparse.ArgumentParser("cilmp predict", description=DESCRIPTION,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    p.add_argument("run", metavar="RUN", help="folder of a finished run (it holds results.json), or a bundle")
+    p.add_argument("run", metavar="RUN", help="folder of a finished run (it holds results.json) or of a bundle, "
+                   "or hub:USER/NAME of one")  # fmt: skip
     p.add_argument("images", nargs="+", metavar="IMAGE|FOLDER|CSV")
     p.add_argument("--out", default="", metavar="FILE", help="write .csv, .json or .jsonl (default: print a table)")
     p.add_argument("--column", default="", help="of a table: the column that holds the files")

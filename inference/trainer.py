@@ -36,14 +36,17 @@ def config_of(folder, results, kept, device, weights, plugin, backbone=""):
     if kept.get("code") and bundle.is_bundle(folder) and not plugin:
         raise UserError(f"{folder} is of a method of one's own, {spec['method']}, whose file is not in the bundle: "
                         f"give it with --plugin (in Python plugin=)")  # fmt: skip
-    cfg = own_base(base_config(plugin or kept["plugins"]), spec["method"])
+    plugin = plugin or (kept["plugins"] if kept.get("code") else [])  # of a reader of one's own nothing is needed
+    cfg = own_base(base_config(plugin), spec["method"])
     values = spec["settings"] | {f"INPUT.{key}": value for key, value in kept["input"].items()}
     for key, value in values.items():
         try:
             set_key(cfg, key, value, folder / "results.json")
         except (ConfigError, KeyError) as error:
-            raise UserError(f"{folder} is of another version of the toolbox ({kept['version']}): {error}") from None
+            if not key.startswith("DATASET."):  # a reader's own key
+                raise UserError(f"{folder} is of another version of the toolbox ({kept['version']}): {error}") from None
     cfg.OUTPUT_DIR, cfg.VERBOSE, cfg.THREADS = "", False, 0
+    cfg.TRAIN.COMPILE = cfg.TRAIN.CHECKPOINTING = False
     cfg.OPTIM.BUDGET, cfg.TEST.FINAL_MODEL = (), "last_step"
     cfg.USE_CUDA = _wants_cuda(device)
     if backbone:

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 
 from .base import Protocol
-from .spec import RunSpec
+from .spec import RunSpec, in_words
 
 PROTOCOLS = {}
 for _info in pkgutil.iter_modules(__path__):
@@ -23,4 +23,4 @@ def protocol(name):
     return PROTOCOLS[name]
 
 
-__all__ = ["PROTOCOLS", "Protocol", "RunSpec", "protocol"]
+__all__ = ["PROTOCOLS", "Protocol", "RunSpec", "in_words", "protocol"]

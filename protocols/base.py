@@ -60,6 +60,10 @@ class Protocol:
         """Draw the table's rows into matplotlib axes; False: the protocol has no picture."""
         return False
 
+    def drawings(self):
+        """{name: as `draw`} of all pictures of the figures, the first (named "") the one beside the table."""
+        return {"": self.draw}
+
 
 def by_part(values):
     """{target: (mean, deviation)} of {part: {seed: value}}, a column a part; train_* is the source's own test."""

@@ -1,5 +1,7 @@
 """Base to new: train on the first half of the classes, test there and on the second half, which nothing has seen."""
 
+import numpy as np
+
 from dassl.utils.errors import UserError
 
 from .base import Protocol, spread
@@ -61,6 +63,23 @@ class BaseToNew(Protocol):
         turned = {"rotation": 40, "ha": "right"} if len(rows) > 6 else {}
         axes.set_xticks(range(len(rows)), labels=[row["label"] for row in rows], fontsize=8, **turned)
         axes.set_ylabel(f"{self.metrics[0]}, %")
+
+    def drawings(self):
+        return {"": self.draw, "base-new": self.draw_plane}
+
+    def draw_plane(self, axes, rows):
+        """Base against new, a deviation over seeds both ways; the curves have equal H."""
+        ends = []
+        for row in rows:
+            (x, dx), (y, dy) = (row["figures"][self.metrics[0]][column] for column in ("base", "new"))
+            (point,) = axes.plot(x, y, linestyle="", label=row["label"], zorder=3)
+            axes.errorbar(x, y, xerr=dx, yerr=dy, color=point.get_color(), marker="", elinewidth=0.7, capsize=0)
+            ends += [(x - dx, y - dy), (x + dx, y + dy)]
+        low, high = np.min(ends, 0) - 3, np.max(ends, 0) + 3
+        x, y = (np.linspace(max(a, 0.1), min(b, 100), 100) for a, b in zip(low, high))
+        curves = axes.contour(x, y, 2 * x * y[:, None] / (x + y[:, None]), 8, colors="#999999", linewidths=0.6)
+        axes.clabel(curves, fmt="H %g", fontsize=7)
+        axes.set(xlabel=f"base {self.metrics[0]}, %", ylabel=f"new {self.metrics[0]}, %")
 
 
 PROTOCOL = BaseToNew()

@@ -1,5 +1,7 @@
 """Few-shot: train on k labelled images a class, test on all classes."""
 
+import numpy as np
+
 from .base import Protocol
 
 
@@ -12,11 +14,14 @@ class FewShot(Protocol):
     shots_column = True
 
     def draw(self, axes, rows):
-        for name in dict.fromkeys(row["label"] for row in rows):
+        names = dict.fromkeys(row["label"] for row in rows)
+        for name in names:
             points = sorted((row["shots"], *row["figures"][self.metrics[0]]["test"]) for row in rows
                             if row["label"] == name)  # fmt: skip
-            shots, means, deviations = zip(*points)
-            axes.errorbar(shots, means, yerr=deviations, marker="o", capsize=3, label=name)
+            shots, means, deviations = map(np.array, zip(*points))
+            (line,) = axes.plot(shots, means, label=name)
+            axes.fill_between(shots, means - deviations, means + deviations, color=line.get_color(), linewidth=0,
+                              alpha=0.12 if len(names) <= 8 else 0.05)  # fmt: skip
         axes.set_xscale("log", base=2)
         ticks = sorted({row["shots"] for row in rows})
         axes.set_xticks(ticks, labels=list(map(str, ticks)))

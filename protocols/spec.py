@@ -108,5 +108,9 @@ class RunSpec:
         }  # fmt: skip
 
     def __str__(self):
-        shots = "all images" if self.first.shots < 1 else f"{self.first.shots} shots"
-        return f"{self.label or self.method}, {shots}, seed {self.seed}, {self.part}"
+        return f"{self.label or self.method}, {in_words(self.first.shots)}, seed {self.seed}, {self.part}"
+
+
+def in_words(shots):
+    """A number of shots."""
+    return "all images" if shots < 1 else f"{shots} shot{'' if shots == 1 else 's'}"

@@ -97,6 +97,7 @@ def test_what_the_wheel_holds(wheel):
     assert {t for t in tops if not t.endswith(".dist-info")} == {"cilmp", "dassl"}
     assert not [n for n in names if "/tests/" in n or "/benchmarks/" in n or "/scripts/" in n]
     for needed in ("cilmp/configs/trainers/CILMP/vit_b16.yaml", "cilmp/backbones/demo/model.safetensors",
+                   *(f"cilmp/experiments/page/page.{form}" for form in ("html", "css", "js")),
                    "cilmp/knowledge/stored/phantom/smollm2-135m-instruct-q4-1.safetensors"):  # fmt: skip
         assert needed in names
     assert wheel.stat().st_size < 20_000_000

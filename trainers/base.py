@@ -15,7 +15,7 @@ from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils.errors import ConfigError
 
-from .features import FeatureItems, check_bound, hand_out_features
+from .features import FeatureItems, check_bound, hand_out_features, in_place_of
 from .learner import Context, Learner, unit
 from .precision import AUTOCAST, in_towers, runs_as
 from .schedules import cosine_over_steps, laid_over
@@ -31,6 +31,7 @@ class PromptTrainer(TrainerX):
         defaults: dict of its config node TRAINER.<NAME>.
         needs_llm: whether it reads what a language model says, as llm_form: "rows" (representations) or "sentences".
         trains: False for methods without training.
+        fits_on_val: True for methods that choose something on val (besides TEST.FINAL_MODEL best_val).
         transductive: True for methods that see all test images at once (never their labels); tables mark them.
     """
 
@@ -40,6 +41,7 @@ class PromptTrainer(TrainerX):
     llm_form = "rows"
     trains = True
     transductive = False
+    fits_on_val = False
     model_name = "prompt_learner"
     lr_per = "epoch"  # "step": a cosine over all steps, down to END_LR, after WARMUP_SHARE of them
 
@@ -165,6 +167,9 @@ class PromptTrainer(TrainerX):
         if transform is not None:
             return FeatureItems(self, DatasetWrapper(images.cfg, images.data_source, transform)).of()
         return (items if items is not images else FeatureItems(self, images)).of(epoch)
+
+    def held_out(self, items):
+        return in_place_of(self, super().held_out(items))
 
     def before_epoch(self):
         start, items = time.time(), getattr(self.train_loader_x, "dataset", None)

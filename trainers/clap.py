@@ -82,6 +82,7 @@ class CLAP(FitTrainer):
     """A linear probe that starts at the text and is held near it, class by class."""
 
     learner = CLAPLearner
+    fits_on_val = False
     defaults = {
         "CONSTRAINT": "l2",  # none: ZS-LP
         "VIEWS": 20,  # random views of each image

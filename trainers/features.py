@@ -43,14 +43,19 @@ def deterministic(cfg):
 
 def hand_out_features(trainer):
     """Put loaders of features in place of the trainer's loaders of images, where its image tower is frozen."""
-    for name in LOADERS if trainer.model.image_key else ():
-        loader = getattr(trainer, name)
-        if one_view(loader):
-            setattr(trainer, name, Batches(
-                FeatureItems(trainer, loader.dataset), batch_size=loader.batch_size, sampler=loader.sampler,
-                drop_last=loader.drop_last, collate_fn=loader.collate_fn, pin_memory=loader.pin_memory,
-                generator=loader.generator,
-            ))  # fmt: skip
+    for name in LOADERS:
+        setattr(trainer, name, in_place_of(trainer, getattr(trainer, name)))
+
+
+def in_place_of(trainer, loader):
+    """A loader of features for one of images, where the trainer's image tower is frozen; else the loader itself."""
+    if not trainer.model.image_key or not one_view(loader):
+        return loader
+    return Batches(
+        FeatureItems(trainer, loader.dataset), batch_size=loader.batch_size, sampler=loader.sampler,
+        drop_last=loader.drop_last, collate_fn=loader.collate_fn, pin_memory=loader.pin_memory,
+        generator=loader.generator,
+    )  # fmt: skip
 
 
 def one_view(loader):

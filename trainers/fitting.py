@@ -18,6 +18,7 @@ class FitTrainer(PromptTrainer):
     """
 
     steps = "fitted"
+    fits_on_val = True
 
     @classmethod
     def without_budget(cls):

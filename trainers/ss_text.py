@@ -57,6 +57,7 @@ class SSText(FitTrainer):
     """Class prototypes of text and support images in closed form."""
 
     learner = SSTextLearner
+    fits_on_val = False
     defaults = {
         "PLUS": True,  # SS-Text+: weights by class size, and repulsion; False: SS-Text
         "TEMPLATES": "a photo of a {}.",  # a set's name (medical, imagenet ...), or templates with ';' between them

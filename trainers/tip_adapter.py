@@ -111,6 +111,7 @@ class TipAdapterF(PromptTrainer):
     """Tip-Adapter with trained keys."""
 
     learner = TipFLearner
+    fits_on_val = True
     lr_per = "step"
     defaults = DEFAULTS
 

@@ -127,6 +127,7 @@ _C.TRAIN.PRINT_FREQ = 10  # batches
 _C.TRAIN.COUNT_ITER = "train_x"
 _C.TRAIN.CACHE_FEATURES = True  # ours: keep a frozen image tower's features on disk, for all runs that need the same
 _C.TRAIN.FEATURES_GIB = 20.0  # ours: what they may take together on this machine
+_C.TRAIN.WANDB = ""  # ours: a project of Weights & Biases that curves and settings are sent to, too
 _C.TRAIN.CHECKPOINTING = False  # ours: recompute the image tower's blocks in backward (memory for time)
 _C.TRAIN.COMPILE = False  # ours: torch.compile the towers' blocks (needs a C++ compiler)
 
@@ -137,6 +138,7 @@ _C.TEST.COMPUTE_CMAT = False
 _C.TEST.NO_TEST = False
 _C.TEST.SPLIT = "test"
 _C.TEST.FINAL_MODEL = "last_step"  # last_step, best_val
+_C.TEST.WHOLE_VAL = True  # ours: a training run keeps its probabilities on the whole val part, for calibration
 
 _C.TRAINER = CN()
 _C.TRAINER.NAME = ""

@@ -208,7 +208,10 @@ def build_data_loader(
 
 
 class DataManager:
-    """dataset, train_loader_x, val_loader (None without val), test_loader; num_classes, lab2cname."""
+    """dataset, train_loader_x, val_loader (None without val), test_loader; num_classes, lab2cname.
+
+    held_out([Datum]): a loader of other images, as test's are loaded.
+    """
 
     def __init__(self, cfg, custom_tfm_train=None, custom_tfm_test=None, dataset_wrapper=None):
         dataset = build_dataset(cfg)
@@ -222,6 +225,7 @@ class DataManager:
         for part in ("train_x", "test"):
             if not getattr(dataset, part):
                 raise UserError(f"dataset {cfg.DATASET.NAME} has no {part.removesuffix('_x')} images")
+        dataset.keep_val_apart()
         x, test = cfg.DATALOADER.TRAIN_X, cfg.DATALOADER.TEST
         common = {"dataset_wrapper": dataset_wrapper}
         self.train_loader_x = build_data_loader(
@@ -229,10 +233,9 @@ class DataManager:
         )
         self.train_loader_u = None
         held_out = {"tfm": tfm_test, "is_train": False, **common}
-        self.val_loader = None
-        if dataset.val:
-            self.val_loader = build_data_loader(cfg, test.SAMPLER, dataset.val, test.BATCH_SIZE, **held_out)
-        self.test_loader = build_data_loader(cfg, test.SAMPLER, dataset.test, test.BATCH_SIZE, **held_out)
+        self.held_out = lambda items: build_data_loader(cfg, test.SAMPLER, items, test.BATCH_SIZE, **held_out)
+        self.val_loader = self.held_out(dataset.val) if dataset.val else None
+        self.test_loader = self.held_out(dataset.test)
         self.dataset, self.cfg = dataset, cfg
         self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
         if cfg.VERBOSE:

@@ -19,6 +19,7 @@ from .checkpoint import (
     rng_state,
     set_rng_state,
 )
+from .wandb_writer import WandB
 
 
 class NonFiniteLoss(UserError, FloatingPointError):
@@ -30,7 +31,7 @@ class TrainerBase:
 
     def __init__(self):
         self._models, self._optims, self._scheds = OrderedDict(), OrderedDict(), OrderedDict()
-        self._writer = None
+        self._writer = self._wandb = None
         self._rolling = None  # epochs of the last checkpoint that only serves a restart; told by those after it
         self._within = {}  # while a checkpoint within an epoch is written: its batch and what it began with
         self._lr_updates = 0  # calls of update_lr(), whoever makes them
@@ -267,9 +268,12 @@ class TrainerBase:
         self.model_backward(loss)
         self.model_update(names)
 
-    # ---- TensorBoard
+    # ---- TensorBoard, and Weights & Biases where TRAIN.WANDB names a project
 
     def init_writer(self, log_dir):
+        cfg = getattr(self, "cfg", None)
+        if self._wandb is None and cfg is not None and cfg.TRAIN.WANDB:
+            self._wandb = WandB(cfg)
         if self._writer is None:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -279,13 +283,15 @@ class TrainerBase:
             self._writer = SummaryWriter(log_dir=str(log_dir))
 
     def close_writer(self):
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        for writer in (self._writer, self._wandb):
+            if writer is not None:
+                writer.close()
+        self._writer = self._wandb = None
 
     def write_scalar(self, tag, value, step=None):
-        if self._writer is not None:
-            self._writer.add_scalar(tag, float(value), step)
+        for writer in (self._writer, self._wandb):
+            if writer is not None:
+                writer.add_scalar(tag, float(value), step)
 
     # ---- the loop
 

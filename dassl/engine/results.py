@@ -1,6 +1,7 @@
 """results.json and predictions.npz of a run folder."""
 
 import contextlib
+import platform
 import resource
 import sys
 from functools import lru_cache
@@ -13,6 +14,8 @@ from dassl.utils.io import atomic_path, sha256_of, write_json
 from dassl.utils.version import commit
 
 from .run_folder import config_hash
+
+PARTS = {"train": "train_x", "val": "val", "test": "test"}
 
 
 def reset_peak_memory(device):
@@ -45,7 +48,6 @@ def peak_memory_mib(device):
 @lru_cache(maxsize=1)
 def versions():
     import importlib.metadata as metadata
-    import platform
 
     found = {"python": platform.python_version()}
     for name in ("torch", "torchvision", "open_clip_torch", "transformers", "numpy"):
@@ -56,11 +58,25 @@ def versions():
     return found
 
 
+def device_name(device):
+    """What the device is called: the GPU, or the processor ("" where the system does not say)."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
 def record(trainer, split, report, cost, facts):
     """The content of results.json (schema 2): `run_facts` of the caller (spec, key, reads ...) say what the run is."""
     import torch
 
-    cfg, hashes, own = trainer.cfg, split_hashes(trainer.dm.dataset), dict(trainer.run_facts)
+    cfg, data, own = trainer.cfg, trainer.dm.dataset, dict(trainer.run_facts)
+    hashes = split_hashes(data)
     if "source_dataset" in own:  # trained on another set: nobody saw this one's training images
         hashes["train_sha256"] = own["train_sha256"]
         hashes["split_sha256"] = sha256_of([own["train_sha256"], hashes["test_sha256"]])
@@ -83,9 +99,12 @@ def record(trainer, split, report, cost, facts):
         **facts,
         **hashes,
         "config_sha256": config_hash(cfg, leave_out=()),
+        "parts": {part: len(getattr(data, name) or ()) for part, name in PARTS.items()},
         "input_set_by_user": trainer.input_set_by_user,
         "threads": torch.get_num_threads(),
         "device": str(trainer.device),
+        "device_name": device_name(trainer.device),
+        "platform": platform.platform(),
         "versions": versions(),
         "git": commit(),
         **own,
@@ -93,22 +112,29 @@ def record(trainer, split, report, cost, facts):
 
 
 def save(folder, split, final, content, paths, labels, predictions, probabilities, groups=None):
-    """Write results.json (final test) or results_<split>.json, and the predictions beside it.
-
-    Args:
-        groups: (n,) ids of patients or None; kept as hashes, as predictions are handed on and ids may be names.
-    """
+    """Write results.json (final test) or results_<split>.json, and the predictions beside it."""
     folder = Path(folder)
     name = "results.json" if final else f"results_{split}.json"
     target = folder / ("predictions.npz" if final else f"predictions_{split}.npz")
-    with atomic_path(target) as temporary, open(temporary, "wb") as f:
+    save_predictions(target, content["classes"], paths, labels, predictions, probabilities, groups)
+    write_json(content, folder / name)
+
+
+def save_predictions(path, classes, paths, labels, predictions, probabilities, groups=None, **more):
+    """Write predictions of n images as arrays.
+
+    Args:
+        groups: (n,) ids of patients or None; kept as hashes, as predictions are handed on and ids may be names.
+        more: further arrays.
+    """
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:
         np.savez_compressed(
             f,
             paths=np.array(paths, dtype=str),
             labels=labels,
             predictions=predictions,
             probabilities=probabilities.astype(np.float32),
-            classes=np.array(content["classes"], dtype=str),
+            classes=np.array(classes, dtype=str),
             groups=np.array([sha256_of(str(g))[:16] for g in groups or ()], dtype=str),
+            **more,
         )
-    write_json(content, folder / name)

@@ -18,7 +18,7 @@ from dassl.utils.left_out import left_out
 from dassl.utils.meters import AverageMeter, MetricMeter
 from dassl.utils.torchtools import BEST
 
-from . import results
+from . import results, whole_val
 from .base import TrainerBase
 from .checkpoint import INTERRUPTED, PREFIX, model_state, rng_state, set_rng_state
 from .interrupt import StopAfterStep
@@ -167,9 +167,7 @@ class SimpleTrainer(TrainerBase):
         elif time.time() - self._saved_at > ROLLING_SECONDS or self._stopped():
             self._save_and_drop(self.epoch + 1)
         if self._stopped():
-            if self.epoch + 1 < self.max_epoch:
-                self._stop.stop()
-            self._stop.release()
+            self._stop.stop()
 
     def _stopped(self):
         """Whether a signal came during the epoch's last step."""
@@ -241,9 +239,7 @@ class SimpleTrainer(TrainerBase):
             tested += len(labels)
             paths += batch.get("impath", ()) if isinstance(batch, dict) else ()  # a plugin's batch may be a tuple
         seconds = time.time() - start
-        groups = getattr(self.dm.dataset, "groups", None)
-        if groups and paths:
-            self.evaluator.groups = [groups.get(p, p) for p in paths]
+        self.evaluator.groups = whole_val.groups_of(self.dm.dataset, paths)
         values = self.evaluator.evaluate()
         for name, value in values.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
@@ -263,8 +259,14 @@ class SimpleTrainer(TrainerBase):
         final = split == "test"
         content = results.record(self, split, self.evaluator.report, cost, self.result_facts())
         content["left_out"] = {part: len(found) for part, found in self._left_out(split).items() if found}
+        if final and self.cfg.TEST.WHOLE_VAL and self.loaded_steps is None:
+            whole_val.keep(self)
         groups = getattr(self.evaluator, "groups", None)
         results.save(self.output_dir, split, final, content, paths, *self.evaluator.predictions(), groups)
+
+    def held_out(self, items):
+        """A loader of other images, as test's are loaded."""
+        return self.dm.held_out(items)
 
     def _left_out(self, split):
         """{part: files} that could not be read and were skipped (DATASET.ON_BAD_IMAGE)."""

@@ -8,6 +8,7 @@ import numpy as np
 
 BINS = 15  # of the expected calibration error
 RESAMPLES = 1000
+WHOLE_VAL = "predictions_whole_val.npz"  # what calibration is fitted on, in the folder of a run that trained
 
 
 METRICS = {}  # name in results.json: Metric
@@ -20,6 +21,7 @@ class Metric:
     title: str
     compute: Callable
     less_is_better: bool = False
+    percent: bool = True
 
 
 def metric(title, **facts):
@@ -88,7 +90,7 @@ def ece(y_true, probabilities):
     return 100 * float(binary_calibration_error(confidence, hit, n_bins=BINS))
 
 
-@metric("kappa")
+@metric("kappa", percent=False)
 def kappa(y_true, probabilities, weights=None):
     """Cohen's."""
     from sklearn.metrics import cohen_kappa_score
@@ -97,7 +99,7 @@ def kappa(y_true, probabilities, weights=None):
     return cohen_kappa_score(y_true, probabilities.argmax(1), labels=labels, weights=weights)
 
 
-@metric("QWK")
+@metric("QWK", percent=False)
 def kappa_quadratic(y_true, probabilities):
     """Cohen's, an error weighed by its squared distance in class order."""
     return kappa(y_true, probabilities, "quadratic")

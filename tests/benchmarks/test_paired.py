@@ -13,9 +13,10 @@ def run(folder, group, seed, right, **settings):
     folder.mkdir(parents=True)
     paths = np.array([f"{i}.png" for i in range(len(right))])[::-1]  # order plays no part
     labels, predictions = np.ones(len(right), int), np.array(right)[::-1]
-    np.savez(folder / "predictions.npz", paths=paths, labels=labels, predictions=predictions)
+    p = np.full((len(right), 2), 0.5)
+    np.savez(folder / "predictions.npz", paths=paths, labels=labels, predictions=predictions, probabilities=p)
     settings = {"SEED": seed, "A.K": "real", **settings}
-    return {"folder": folder, "group": group, "seed": seed, "spec": {"settings": settings}}
+    return {"folder": folder, "group": group, "seed": seed, "split": "test", "spec": {"settings": settings}}
 
 
 def test_differences_are_paired_by_seed_and_image(tmp_path):
@@ -42,3 +43,12 @@ def test_the_interval_knows_both_sources_of_chance():
 
 def test_settings_are_read_as_configurations_are():
     assert literal("real") == "real" and literal("()") == [] and literal("4") == 4
+
+
+def test_seeds_of_other_images_and_broken_predictions_are_one_line(tmp_path):
+    runs = [run(tmp_path, "a", s, [1, 0, 1, 0][: 4 - s]) for s in range(2)]
+    with pytest.raises(UserError, match="its seeds were tested on different images"):
+        rows_of(runs, {"A.K": "real"}, 10)
+    (runs[0]["folder"] / "predictions.npz").write_bytes(b"no zip")
+    with pytest.raises(UserError, match=r"predictions\.npz can't be read"):
+        rows_of(runs, {"A.K": "real"}, 10)

@@ -26,7 +26,7 @@ def same_end(a, b):
         assert torch.equal(value, b.model.state_dict()[key]), key
     for one, two in zip(a.optim.state_dict()["state"].values(), b.optim.state_dict()["state"].values()):
         assert torch.equal(one["momentum_buffer"], two["momentum_buffer"])
-    assert a.rates[-1] == b.rates[-1]
+    assert a.rates[-1] == (b.rates or a.rates)[-1]  # all steps may have been done
 
 
 def image_order(cfg):
@@ -66,9 +66,17 @@ def test_killed_within_an_epoch(make_cfg, workers):
 
 
 @mark.parametrize("workers", [0, 1])
-@mark.parametrize("batch, kept", [(0, "interrupted.pth.tar"), (1, "interrupted.pth.tar"), (2, "model.pth.tar-2")])
+@mark.parametrize(
+    "epoch, batch, kept",
+    [
+        (1, 0, "interrupted.pth.tar"),
+        (1, 1, "interrupted.pth.tar"),
+        (1, 2, "model.pth.tar-2"),
+        (2, 2, "model.pth.tar-3"),
+    ],
+)
 @mark.parametrize("number, error", [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
-def test_a_signal_saves_within_the_step(make_cfg, tmp_path, workers, batch, kept, number, error):
+def test_a_signal_saves_within_the_step(make_cfg, tmp_path, workers, epoch, batch, kept, number, error):
     settings = {"DATALOADER__NUM_WORKERS": workers, "OPTIM__MAX_EPOCH": 3}
     whole = start(make_cfg("whole", **settings))
     whole.train()
@@ -76,7 +84,7 @@ def test_a_signal_saves_within_the_step(make_cfg, tmp_path, workers, batch, kept
     plain, steps = first.forward_backward, []
 
     def signalled(images):
-        if (first.epoch, first.batch_idx) == (1, batch):
+        if (first.epoch, first.batch_idx) == (epoch, batch):
             os.kill(os.getpid(), number)
         steps.append(1)
         return plain(images)
@@ -84,7 +92,7 @@ def test_a_signal_saves_within_the_step(make_cfg, tmp_path, workers, batch, kept
     first.forward_backward = signalled
     with raises(error):
         first.train()
-    assert len(steps) == 3 + batch + 1  # the step ended, none followed
+    assert len(steps) == 3 * epoch + batch + 1  # the step ended, none followed
     assert (tmp_path / "stopped" / "prompt_learner" / kept).is_file()
     again, rest = start(make_cfg("stopped", **settings)), []
     plain_again = again.forward_backward

@@ -178,6 +178,22 @@ def test_sides_that_mean_something_are_not_flipped(tmp_path, lateral, monkeypatc
     assert (flipped == 0) if lateral else (6 <= flipped <= 26)
 
 
+def test_val_that_is_test_chooses_nothing(tmp_path, monkeypatch, capsys):
+    """As CoOp's ImageNet and the official CILMP's readers give it."""
+
+    class Same(reader(tmp_path)):
+        def __init__(self, cfg):
+            super().__init__(cfg)
+            self._val = self._test
+
+    monkeypatch.setitem(DATASET_REGISTRY._objects, "Same", Same)
+    cfg = input_cfg()
+    cfg.DATASET.NAME, cfg.VERBOSE, cfg.DATALOADER.NUM_WORKERS = "Same", False, 0
+    dm = DataManager(cfg)
+    assert dm.val_loader is None and not dm.dataset.val and len(dm.dataset.test) == 2
+    assert "2 of 2 val images are test images: val is left out" in capsys.readouterr().out
+
+
 def test_batch_keys_views_and_untouched_image(tmp_path, monkeypatch):
     monkeypatch.setitem(DATASET_REGISTRY._objects, "Halves", reader(tmp_path))
     cfg = input_cfg(TRANSFORMS=("random_flip",))

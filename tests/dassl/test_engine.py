@@ -1,6 +1,7 @@
 """Hooks, facts from the backbone, finiteness, meters, results, and what a run leaves in the process."""
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +66,10 @@ def test_input_comes_from_the_backbone_unless_set(make_cfg, tmp_path, capsys):
     assert trainer.cfg.INPUT.PIXEL_STD == [0.5, 0.5, 0.5] and trainer.cfg.INPUT.INTERPOLATION == "bicubic"
     assert "warning: INPUT.PIXEL_STD [0.5, 0.5, 0.5] is set, the backbone was trained with" in capsys.readouterr().out
     trainer.train()
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["input_set_by_user"] == ["INPUT.PIXEL_STD"]
+    results, data = json.loads((tmp_path / "run" / "results.json").read_text()), trainer.dm.dataset
+    assert results["input_set_by_user"] == ["INPUT.PIXEL_STD"]
+    assert results["parts"] == {"train": len(data.train_x), "val": len(data.val), "test": len(data.test)}
+    assert results["device_name"] and results["platform"].startswith(platform.system())
 
 
 def test_a_value_that_equals_upstreams_default_is_set_all_the_same(make_cfg, capsys):

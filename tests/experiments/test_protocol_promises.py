@@ -185,6 +185,21 @@ def test_tuned_values_are_read_on_the_backbones_they_were_tuned_on_alone():
     assert len(Request("base2new", "CLIPSVD", "BTMRI", [1], {"HPARAMS": "matched"}).notes()) == 1
 
 
+def test_a_file_of_the_named_method_alone():
+    """Before: zero-shot, which nobody named, had no such file, and nothing ran."""
+    base = base_config()
+    request = Request("few_shot", "MaPLe", "BTMRI", [1], {"CFG": "cross_dataset"})
+    assert request.spec(base, "MaPLe", 16, 1).config.RUN.HPARAMS == "custom"
+    assert request.spec(base, "ZeroshotCLIP", 16, 1).config.RUN.HPARAMS == "official"
+    assert request.notes() == ["CFG=cross_dataset is no file of ZeroshotCLIP: their own settings."]
+    named = Request("few_shot", "", "BTMRI", [1], {"CFG": "cross_dataset", "METHODS": "ZeroshotCLIP MaPLe"})
+    of_nobody = Request("few_shot", "MaPLe", "BTMRI", [1], {"CFG": "corss_dataset"})
+    of_all = Request("few_shot", "all", "BTMRI", [1], {"CFG": "corss_dataset"})
+    for request, method in ((named, "ZeroshotCLIP"), (of_nobody, "MaPLe"), (of_all, "ZeroshotCLIP")):
+        with pytest.raises(MissingFile, match=f"CFG={request.cfg}: no .*{method}"):
+            request.spec(base, method, 16, 1)
+
+
 def test_tuned_values_that_nobody_tuned_are_refused_where_they_are_asked_for():
     base, asked = base_config(), {"CFG": "tuned"}
     given = Request("few_shot", "CLIPSVD", "BTMRI", [1], {**asked, "BACKBONE": "BiomedCLIP"})

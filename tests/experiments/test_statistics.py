@@ -375,7 +375,7 @@ def test_a_method_that_a_set_lacks_is_left_out_of_the_average(tmp_path):
     made = {k: build(runs(tmp_path, dict.fromkeys("AB" if k == "x" else "ABC", 1.0), dataset=k)) for k in "xy"}
     (found,) = over_sets.summaries(PROTOCOLS["full"], made)
     assert found["methods"] == ["A", "B"] and found["lacking"] == {"C": ["x"]}
-    text = over_sets.section(PROTOCOLS["full"], "demo", made, "s", tmp_path / "out")
+    text, _ = over_sets.section(PROTOCOLS["full"], "demo", made, "s", tmp_path / "out")
     assert "Left out, as sets lack it: C (x)" in text and "2 data sets; Friedman's needs 6" in text
 
 
@@ -402,3 +402,8 @@ def test_the_report_says_it(tmp_path):
     assert len(saved["pairs"]) == 12 and set(saved["pairs"][0]) == set(pairs.KEYS) and len(saved["calibration"]) == 3
     lines = (tmp_path / "report" / "full-d-ViT-B-16-statistics.csv").read_text().splitlines()
     assert lines[0] == ",".join(pairs.KEYS) and len(lines) == 13
+    alone = [{**r, "ci_unit": "group"} for r in runs(tmp_path / "c")]
+    for r in alone:  # each patient has one image
+        rewrite(r, groups=np.array([f"p{i}" for i in range(N)]))
+    table = build(alone)
+    assert {p["unit"] for p in table["pairs"]} == {"image"} and not any("Patients are" in n for n in table["notes"])

@@ -211,6 +211,19 @@ def test_a_yaml_file_says_what_flags_say(place):
     assert " 3 " in more.stdout
 
 
+def test_what_a_run_makes_is_no_reason_against_it(place, capsys):
+    """Before: rows that a run would make first kept its runs out of a dry plan."""
+    root, make = place
+    plan = Plan(make(["CILMP", "BiomedCoOp"], ["1"], ["1"], llms=["smollm2-135m"]), root / "out", make=False)
+    plan.show()
+    said = capsys.readouterr().out
+    assert len(plan.specs) == 2 and not plan.cannot
+    assert "made first: mydata: no representation by smollm2-135m for" in said
+    assert "made first: mydata: no sentences by smollm2-135m for" in said
+    lost = make(["BiomedCoOp"], ["1"], ["1"], variables={"OPTS": "TRAINER.BIOMEDCOOP.SENTENCES nowhere.json"})
+    assert Plan(lost, root / "out", make=False).cannot  # a file of the user's own is nobody's to make
+
+
 def test_a_list_of_grids_is_no_product(place):
     root, make = place
     grid = [{"TRAINER.COOP.N_CTX": ["2", "4"]}, {"TRAINER.COOP.CSC": ["True"], "OPTIM.LR": ["0.01", "0.02"]}]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cilmp.experiments import pictures, tables
+from cilmp.experiments import formats, pictures, tables
 from cilmp.experiments.collect import records
 from cilmp.protocols import PROTOCOLS
 from dassl.evaluation.figures import METRICS, Metric, figures
@@ -62,7 +62,7 @@ def test_h_of_zero_and_zero():
 
 
 def test_markdown_marks_best_and_second():
-    text = tables.markdown(build(base2new()))
+    text = formats.markdown(build(base2new()))
     assert "| A | **70.0 ± 10.0** | <u>30.0 ± 10.0</u> | <u>42.0 ± 8.0</u> |" in text
     assert "dividing by n" in text and "H: harmonic mean" in text
 
@@ -85,15 +85,15 @@ def test_a_metric_is_one_row_that_results_and_tables_read(monkeypatch):
 
 def test_notes_travel():
     confounded = build(base2new(note="source-confounded, not a clinical result"))
-    for text in (tables.markdown(confounded), tables.latex(confounded), tables.terminal(confounded)):
+    for text in (formats.markdown(confounded), formats.latex(confounded), formats.terminal(confounded)):
         assert "source-confounded, not a clinical result" in text
-    assert "\\toprule" in tables.latex(confounded) and "\\hline" not in tables.latex(confounded)
-    assert "Demo numbers" in tables.terminal(build(base2new(backbone="demo")))
+    assert "\\toprule" in formats.latex(confounded) and "\\hline" not in formats.latex(confounded)
+    assert "Demo numbers" in formats.terminal(build(base2new(backbone="demo")))
 
 
 @pytest.mark.parametrize("facts", [{"backbone": "ViT-B-16::random"}, {"backbone": "random"}])
 def test_random_weights_are_said(facts):
-    assert "never trained" in tables.markdown(build(base2new(**facts)))
+    assert "never trained" in formats.markdown(build(base2new(**facts)))
 
 
 def test_precision_is_named_and_a_mixture_said():
@@ -163,7 +163,7 @@ def test_methods_that_see_all_test_images_at_once_are_marked(tmp_path):
     assert [row[0] for row in table["rows"]] == ["A", "B", "C†"]
     assert "†: sees all test images at once" in " ".join(table["notes"])
     assert "†" not in str(build(found[:-2])["notes"])
-    tables.save(table, tmp_path)
+    formats.save(table, tmp_path)
     assert all("sees all test images at once" in p.read_text() for p in tmp_path.iterdir())
     assert "C$\\dagger$ &" in (tmp_path / "table.tex").read_text()
 
@@ -181,7 +181,7 @@ def test_columns_of_targets():
 
 
 def test_files(tmp_path):
-    tables.save(build(base2new()), tmp_path / "out")
+    formats.save(build(base2new()), tmp_path / "out")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"table.md", "table.tex", "table.csv", "table.json"}
     saved = json.loads((tmp_path / "out" / "table.json").read_text())
     assert saved["data"][0]["figures"]["accuracy"]["base"] == [70, 10]

@@ -9,11 +9,24 @@ from cilmp import trainers
 from cilmp.benchmarks.harness import make_believe
 from cilmp.experiments.reads import Reads
 from cilmp.experiments.run import run as run_spec
+from cilmp.experiments.settings import base_config
 from cilmp.protocols import RunSpec
-from cilmp.tests.trainers.test_features import config
 
 NAMES = ["left lung", "heart", "liver"]
 QUICK = {"SENTENCES": "{}/sentences.json", "N_PROMPTS": 4, "AUGMENT_EPOCH": 2, "SEARCH_STEP": (3, 3), "ITERATIONS": 20}
+
+
+def config(folder, method, plugins, **options):
+    """A short run on the demo backbone, with the keys of plugins."""
+    cfg = base_config(plugins)
+    values = {
+        "TRAINER.NAME": method, "MODEL.BACKBONE.NAME": "demo", "DATASET.NUM_SHOTS": -1, "OPTIM.NAME": "sgd",
+        "OPTIM.LR": 0.01, "OPTIM.MAX_EPOCH": 1, "OPTIM.LR_SCHEDULER": "cosine", "DATALOADER.NUM_WORKERS": 0,
+        "DATALOADER.TRAIN_X.BATCH_SIZE": 8, "INPUT.TRANSFORMS": ["random_flip", "normalize"], "SEED": 1, "THREADS": 1,
+        "OUTPUT_DIR": str(folder), "VERBOSE": False,
+    } | options  # fmt: skip
+    cfg.merge_from_list([x for pair in values.items() for x in pair])
+    return cfg
 
 
 def finished_run(method, folder, plugins=(), **options):
@@ -22,10 +35,9 @@ def finished_run(method, folder, plugins=(), **options):
     node = getattr(trainers.methods().get(method), "defaults", {})
     own = {k: v.format(folder) if isinstance(v, str) else v for k, v in QUICK.items() if k in node}
     options = place | {f"TRAINER.{method.upper()}.{k}": v for k, v in own.items()} | options
-    options = {"INPUT.TRANSFORMS": ["random_flip", "normalize"], "OPTIM.MAX_EPOCH": 1, "DATASET.NUM_SHOTS": -1,
-               "TEST.NO_TEST": False} | options  # fmt: skip
     run = folder / "run"
-    spec = RunSpec(config(run, method, **options), "full", "train_all", "demo", plugins=plugins).resolved(Reads())
+    spec = RunSpec(config(run, method, plugins, **options), "full", "train_all", "demo", plugins=plugins)
+    spec = spec.resolved(Reads())
     run_spec(spec, run, quiet=True)
     with np.load(run / "predictions.npz") as found:
         paths, probabilities = found["paths"].tolist(), found["probabilities"]

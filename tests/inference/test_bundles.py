@@ -54,10 +54,13 @@ def test_what_is_in_it(exported, capsys):
 
 
 def test_it_runs_where_nothing_else_is(run, exported, tmp_path):
-    """Another process, an empty cache and home, no run, no data."""
+    """Another process, an empty cache and home, no run, no data; and no library is loaded that is not used."""
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CILMP_CACHE": str(tmp_path / "cache"),
-           "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # fmt: skip
-    words = [sys.executable, str(REPO / "cilmp"), "predict", str(exported), run[1][0], "--out", "o.json"]
+           "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPO)}  # fmt: skip
+    code = ("import sys; from cilmp.__main__ import main; code = main(sys.argv[1:])\n"
+            "slow = {'peft', 'sklearn', 'pandas', 'matplotlib', 'accelerate'} & set(sys.modules)\n"
+            "sys.exit(str(slow) if slow else code)")  # fmt: skip
+    words = [sys.executable, "-c", code, "predict", str(exported), run[1][0], "--out", "o.json"]
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = json.loads((tmp_path / "o.json").read_text())["predictions"]

@@ -111,6 +111,44 @@ def test_a_method_of_ones_own(tmp_path):
         cilmp.load(run)
 
 
+def test_a_reader_of_ones_own_is_not_needed(tmp_path):
+    reader, place = tmp_path / "my_reader.py", tmp_path / "place"
+    reader.write_text(READER)
+    from cilmp.experiments.settings import base_config
+
+    base_config([str(reader)])
+    place.mkdir()
+    more = {"DATASET.NAME": "NoiseReader", "DATASET.COLOUR": "grey"}
+    run, paths, wanted = finished_run("TipAdapter", place, plugins=(str(reader),), **more)
+    reader.unlink()
+    for folder in (run, export(run, tmp_path / "bundle")):
+        assert np.abs(cilmp.load(folder).predict_proba(paths) - wanted).max() < 1e-5
+
+
+READER = """
+import json
+
+import numpy as np
+
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+
+
+@DATASET_REGISTRY.register()
+class NoiseReader(DatasetBase):
+    def __init__(self, cfg):
+        assert cfg.DATASET.COLOUR == "grey"
+        folder = f"{cfg.DATASET.ROOT}/noise"
+        split = json.load(open(f"{folder}/split.json"))
+        parts = {part: [Datum(f"{folder}/{path}", np.int64(label), 0, name) for path, label, name in rows]
+                 for part, rows in split.items()}
+        super().__init__(train_x=parts["train"], test=parts["test"])
+
+
+def extend_cfg(cfg):
+    cfg.DATASET.COLOUR = ""
+"""
+
+
 def test_a_plugins_whole_trainer(tmp_path):
     """A TrainerX that builds its model itself, as plugins of the CoOp family do."""
     plugin = tmp_path / "whole_trainer.py"

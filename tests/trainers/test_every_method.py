@@ -42,24 +42,50 @@ def test_every_method_has_its_files(method):
     assert TRAINER_REGISTRY.get(method).__doc__
 
 
+class Watched(torch.Tensor):
+    """Features of val that remember who computes with them."""
+
+    by = set()
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            found = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") == "to":  # FitTrainer hands val to every fit()
+            return found.as_subclass(cls)
+        cls.by.add(cls.method)
+        return found
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """{method: (results.json, test files in order, test files read before the final evaluation)} of one-shot runs."""
+    """{method: (results.json, test files in order, test files read before the final evaluation)} of one-shot runs;
+    Watched.by then holds the methods that computed something of val's images in training."""
     import os
 
     from dassl.data import data_manager
     from dassl.engine.trainer import SimpleTrainer
 
-    folder, found, state = tmp_path_factory.mktemp("all"), {}, {"early": [], "testing": False}
+    folder, found, state = tmp_path_factory.mktemp("all"), {}, {"early": [], "testing": False, "features": False}
     patch = pytest.MonkeyPatch()
     if not os.environ.get("CILMP_CACHE"):
         patch.setenv("CILMP_CACHE", str(folder / "cache"))
-    read, test = data_manager.read_image, SimpleTrainer.test
+    read, test, features = data_manager.read_image, SimpleTrainer.test, trainers.PromptTrainer.features
 
     def watched_read(path):
         if not state["testing"] and "/test_" in str(path):
             state["early"].append(path)
+        if "/val_" in str(path) and not (state["testing"] or state["features"]):
+            Watched.by.add(Watched.method)
         return read(path)
+
+    def watched_features(self, loader, *args, **kwargs):
+        state["features"] = True
+        try:
+            found = features(self, loader, *args, **kwargs)
+        finally:
+            state["features"] = False
+        return found.as_subclass(Watched) if loader == "val_loader" else found
 
     def watched_test(self, split=None):
         state["testing"] = (split or self.cfg.TEST.SPLIT) == "test"
@@ -70,8 +96,9 @@ def results(tmp_path_factory):
 
     patch.setattr(data_manager, "read_image", watched_read)
     patch.setattr(SimpleTrainer, "test", watched_test)
+    patch.setattr(trainers.PromptTrainer, "features", watched_features)
     for method in METHODS:
-        state["early"] = []
+        state["early"], Watched.method = [], method
         options = {"DATASET.NUM_SHOTS": 2, "OPTIM.MAX_EPOCH": 1, "TEST.NO_TEST": False, "RUN.PROTOCOL": "few_shot",
                    "INPUT.TRANSFORMS": ["random_flip", "normalize"]}  # fmt: skip
         options |= {f"TRAINER.{method.upper()}.{k}": v for k, v in short(method).items()}
@@ -96,6 +123,11 @@ def test_one_split_one_class_order_one_test_set(results):
 
 def test_nobody_looks_at_test_before_the_end(results):
     assert {method: early for method, (_, _, early) in results.items() if early} == {}
+
+
+def test_who_chooses_on_val_says_so(results):
+    """Its val images say nothing of how sure it may be: predictions_whole_val.npz marks them."""
+    assert Watched.by == {method for method, kind in trainers.methods().items() if kind.fits_on_val}
 
 
 def test_what_is_learned_is_counted(results):

@@ -114,12 +114,12 @@ def test_methods_seeds_and_settings_share_what_is_the_same(small, tmp_path):
         run(config(tmp_path / name, method, **small | options), count)
         return len(count)
 
-    assert calls("a") == 3  # 8 images in each of 2 epochs, and the test
+    assert calls("a") == 4  # 8 images in each of 2 epochs, the test, and val for calibration
     assert calls("b", "CLIPAdapter") == calls("c", **{"OPTIM.LR": 0.1}) == calls("d", "CoCoOp") == 0
     assert calls("e", **{"DATALOADER.TRAIN_X.BATCH_SIZE": 4, "DATALOADER.TEST.BATCH_SIZE": 1}) == 0
-    assert calls("f", "LinearProbe") == 1 and calls("g", "CoOp", SEED=2) == 2  # val; its views, not test's images
+    assert calls("f", "LinearProbe") == 0 and calls("g", "CoOp", SEED=2) == 2  # its views, not test's images
     assert calls("h", **{"OPTIM.MAX_EPOCH": 3}) == 1
-    assert calls("i", "BiomedDPT", **own("BiomedDPT", tmp_path)) == 3  # an image pass of its own
+    assert calls("i", "BiomedDPT", **own("BiomedDPT", tmp_path)) == 4  # an image pass of its own
 
 
 def test_batches_are_those_of_the_image_loader(small, tmp_path):
@@ -262,7 +262,7 @@ def test_without_a_place_they_are_computed_and_it_is_said(small, tmp_path, monke
     (tmp_path / "cache" / "features").write_text("a file in the folder's place")
     calls = []
     run(config(tmp_path / "a", **small), calls)
-    assert len(calls) == 3 and capsys.readouterr().out.count("warning: features are not kept") == 1
+    assert len(calls) == 4 and capsys.readouterr().out.count("warning: features are not kept") == 1
 
 
 def test_processes_share_the_work(small, tmp_path):

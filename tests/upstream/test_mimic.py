@@ -83,7 +83,7 @@ def test_two_checkouts_and_ours_in_one_table(place):
     assert len({r["split_sha256"] for r in results}) == 1
     assert all({"code", "weights", "split"} == set(r["reads"]) for r in results)
     (failed,) = (line for line in said.splitlines() if "failed - " in line)
-    assert code == 1 and "Breaks, 1 shots" in failed and "failed - KeyError: 'phantom' (see " in failed
+    assert code == 1 and "Breaks, 1 shot" in failed and "failed - KeyError: 'phantom' (see " in failed
 
 
 def test_train_py_with_its_own_yaml_and_keys_on_our_data(place, tmp_path):
@@ -153,10 +153,13 @@ def test_a_file_of_ones_own_that_does_nothing(tmp_path, text, words):
 def test_a_checkout_that_is_none(tmp_path):
     with pytest.raises(UserError, match="is no checkout: neither trainers"):
         load_plugins([tmp_path])
-    (tmp_path / "datasets").mkdir()
-    (tmp_path / "datasets" / "__init__.py").touch()
-    with pytest.raises(UserError, match=r"has no train\.py that says what it holds"):
+    inner = tmp_path / "inner"
+    (inner / "datasets").mkdir(parents=True)
+    (inner / "datasets" / "__init__.py").touch()
+    with pytest.raises(UserError, match=f"give {inner}, or"):
         load_plugins([tmp_path])
+    with pytest.raises(UserError, match=r"has no train\.py that says what it holds"):
+        load_plugins([inner])
 
 
 def test_the_child_ends_with_its_parent(tmp_path):

@@ -89,7 +89,7 @@ class Trial:
         self.said = self.call(words, self.place, **environ)
         found = {}
         for line in self.said.splitlines():
-            if m := re.match(r"\[\d+/\d+\] (.+?), 1 shots, .*?: (?:accuracy ([\d.]+)|failed - (.*))", line):
+            if m := re.match(r"\[\d+/\d+\] (.+?), 1 shot, .*?: (?:accuracy ([\d.]+)|failed - (.*))", line):
                 found[named[m[1]]] = float(m[2]) if m[2] else m[3]
         return found
 

@@ -61,6 +61,14 @@ class DatasetBase:
     def val(self):
         return self._val
 
+    def keep_val_apart(self):
+        """Leave val out where it shares images with test (readers of CoOp's family give the same list for both): what
+        is chosen on it would be chosen on test."""
+        tested = {item.impath for item in self.test}
+        if shared := sum(item.impath in tested for item in self.val or []):
+            print(f"{shared} of {len(self.val)} val images are test images: val is left out, or test would choose")
+            self._val = None
+
     @property
     def test(self):
         return self._test
