@@ -20,6 +20,7 @@ COMMANDS = {  # word: (module:function of the words behind it, one line)
     "predict": ("cilmp.inference.predict:main", "what a finished run says of new images"),
     "calibrate": ("cilmp.inference.calibrate:main", "how sure its answers may be: temperature, sets with a promise"),
     "explain": ("cilmp.inference.explain_command:main", "why a finished run answers an image as it does"),
+    "serve": ("cilmp.inference.serve_command:main", "a page on this machine that answers images"),
     "export": ("cilmp.inference.export:main", "a finished run as one folder to hand on"),
     "report": ("cilmp.experiments.commands:report", "all tables and pictures of output folders and archives"),
     "archive": ("cilmp.experiments.commands:archive", "an output folder's results as one file to take elsewhere"),

@@ -1,0 +1,71 @@
+"""cilmp serve RUN [RUN ...]: a page on this machine that answers images."""
+
+import argparse
+import secrets
+import socket
+import threading
+
+from dassl.utils.errors import ConfigError, UserError
+
+from .predict import add_places
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+DESCRIPTION = """A page on this machine: drop an image (DICOM too), see what finished runs or bundles answer, and why.
+
+    cilmp serve output/few_shot/BUSI/CILMP/.../seed1/train_all my_bundle
+    cilmp serve my_bundle --host 0.0.0.0        # for others, too: then with a token, which is printed
+
+Nothing is sent anywhere, no upload is kept. It is no medical device.
+"""
+
+
+def parser():
+    p = argparse.ArgumentParser("cilmp serve", description=DESCRIPTION,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p.add_argument("runs", nargs="+", metavar="RUN", help="folders of finished runs, or bundles; several side by side")
+    p.add_argument("--host", default="127.0.0.1", help="whom to listen to (default: this machine alone)")
+    p.add_argument("--port", type=int, default=7860)
+    p.add_argument("--token", default="", help="password of user cilmp (default: a new one where others can ask)")
+    p.add_argument("--api", action="store_true", help="print how a program asks, and go")
+    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add_places(p)
+    return p
+
+
+def main(argv=None):
+    args = parser().parse_args(argv)
+    if args.api:
+        from .serve_api import HOW
+
+        print(HOW.format(address=f"http://{args.host}:{args.port}"))
+        return 0
+    check_port(args.host, args.port)
+    token = args.token or ("" if args.host in LOOPBACK else secrets.token_urlsafe(12))
+
+    from .model import load
+    from .serve import gradio, served
+
+    gradio()  # before runs are loaded
+    models = [load(run, args.device, args.weights, args.plugin) for run in args.runs]
+    with served(models, args.host, args.port, token):
+        if token:
+            print(f"user cilmp, password {token}")
+        print(f"http://{args.host}:{args.port} - stop with Ctrl-C", flush=True)
+        threading.Event().wait()
+
+
+def check_port(host, port):
+    """UserError where the port can't be had.
+
+    Raises:
+        ConfigError: no port.
+    """
+    if not 0 < port < 65536:
+        raise ConfigError(f"--port {port}: give a number from 1 to 65535")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"{host}:{port} can't be listened to ({error.strerror}): name another --port or "
+                            f"--host") from None  # fmt: skip

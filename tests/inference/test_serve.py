@@ -1,0 +1,112 @@
+"""cilmp serve: what `--api` documents, asked with curl; nothing kept, nobody else without a token."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import cilmp
+from cilmp.__main__ import main as command
+from cilmp.inference import serve, serve_command
+from cilmp.inference.serve_api import HOW
+from cilmp.tests.inference.runs import NAMES, finished_run
+from dassl.utils.errors import UserError
+
+pytest.importorskip("gradio")
+HOST = "127.0.0.1"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return finished_run("CoOp", tmp_path_factory.mktemp("coop"))[:2]
+
+
+def ask(address, image, login=""):
+    """What the three documented calls print, of a shell."""
+    how = HOW.format(address=address).replace("scan.png", str(image))
+    lines = [line.strip() for line in how.split("\n\n")[1].replace("\\\n", " ").splitlines()]
+    script = "\n".join([login, *lines] if login else lines)
+    script = script.replace("curl -s", "curl -s -b jar") if login else script
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=300,
+                          cwd=tempfile.mkdtemp()).stdout  # fmt: skip
+
+
+def answers(text):
+    return json.loads(text.split("data: ", 1)[1].splitlines()[0])[0]
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not here")
+def test_the_documented_call(run, tmp_path):
+    folder, paths = run
+    model, port = cilmp.load(folder, device="cpu"), free_port()
+    (tmp_path / "text.png").write_text("no image")
+    with serve.served([model, model], HOST, port):
+        first, second = answers(ask(f"http://{HOST}:{port}", paths[0]))
+        bad = answers(ask(f"http://{HOST}:{port}", tmp_path / "text.png"))
+        page = subprocess.run(["curl", "-s", f"http://{HOST}:{port}/config"], capture_output=True, text=True).stdout
+        uploads = os.environ["GRADIO_TEMP_DIR"]
+    assert first == second and first["method"] == "CoOp" and list(first["probabilities"]) == NAMES
+    assert first["answer"] == model.predict([paths[0]])[0]
+    assert "error" in bad[0] and uploads not in bad[0]["error"] and "\n" not in bad[0]["error"]
+    assert "No medical device" in page and json.loads(page)["analytics_enabled"] is False
+    assert not Path(uploads).exists()
+    assert not list(Path(tempfile.gettempdir(), "gradio").rglob(Path(paths[0]).name))
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not here")
+def test_others_need_the_token(run):
+    model, port = cilmp.load(run[0], device="cpu"), free_port()
+    address = f"http://{HOST}:{port}"
+    login = f"curl -s -c jar -F username=cilmp -F password=secret {address}/login > /dev/null"
+    with serve.served([model], HOST, port, "secret"):
+        assert "probabilities" not in ask(address, run[1][0])
+        assert answers(ask(address, run[1][0], login))[0]["method"] == "CoOp"
+
+
+def test_whom_it_listens_to(run, monkeypatch):
+    seen = []
+
+    class Stop(Exception):
+        pass
+
+    def served(models, host, port, token):
+        seen.append(token)
+        raise Stop
+
+    monkeypatch.setattr(serve, "served", served)
+    for words in ([], ["--host", "0.0.0.0"], ["--host", "0.0.0.0", "--token", "mine"]):
+        with pytest.raises(Stop):
+            command(["serve", str(run[0]), "--port", str(free_port()), *words])
+    assert seen[0] == "" and len(seen[1]) >= 12 and seen[2] == "mine"
+
+
+def test_a_port_in_use(run):
+    with socket.socket() as other:
+        other.bind((HOST, 0))
+        other.listen()
+        with pytest.raises(UserError, match="can't be listened to") as refused:
+            command(["serve", str(run[0]), "--port", str(other.getsockname()[1])])
+    assert "\n" not in str(refused.value)
+
+
+def test_how_a_program_asks(capsys):
+    assert command(["serve", "anything", "--api", "--port", "9000"]) == 0
+    assert "http://127.0.0.1:9000/gradio_api/call/answer" in capsys.readouterr().out
+
+
+def test_gradio_is_missing(monkeypatch):
+    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'cilmp\[serve\]'"):
+        serve.gradio()
+    assert serve_command.LOOPBACK[0] == HOST
