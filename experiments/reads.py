@@ -4,6 +4,7 @@
     groups      patients, lesions ... of its images
     weights     the backbone's file
     knowledge   the LLM rows, or the sentences, of all its classes
+    draws       the word of a method whose random numbers changed with a version
     code        the file of a method or reader from outside this repository, or all that its checkout loads
 
 Judged is the text of a split, not the pixels: an image replaced under its old name is not noticed.
@@ -18,7 +19,8 @@ from .checkout import weights_file
 from .settings import CONFIGS
 
 WORDS = {"groups": "groups of images", "weights": "backbone weights", "tested on": "external test images",
-         "knowledge": "language-model rows or sentences", "code": "plugin file", "root": "data"}  # fmt: skip
+         "knowledge": "language-model rows or sentences", "code": "plugin file", "root": "data",
+         "draws": "way to draw random numbers"}  # fmt: skip
 
 
 class Reads:
@@ -44,6 +46,8 @@ class Reads:
         if issubclass(trainer, trainers.PromptTrainer):
             model = cfg.MODEL.BACKBONE
             found["weights"] = backbones.weights_sha256(model.NAME, model.WEIGHTS or None)
+            if trainer.draws:
+                found["draws"] = trainer.draws
             if trainer.needs_llm:
                 node = cfg.TRAINER[trainer.node_name()]
                 key = (trainer, cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.MODEL.LLM, str(node))

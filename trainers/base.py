@@ -31,6 +31,7 @@ class PromptTrainer(TrainerX):
         defaults: dict of its config node TRAINER.<NAME>.
         needs_llm: whether it reads what a language model says, as llm_form: "rows" (representations) or "sentences".
         trains: False for methods without training.
+        draws: a word that changes where a seed draws other random numbers than it did: older runs are not taken.
         fits_on_val: True for methods that choose something on val (besides TEST.FINAL_MODEL best_val).
         transductive: True for methods that see all test images at once (never their labels); tables mark them.
     """
@@ -42,6 +43,7 @@ class PromptTrainer(TrainerX):
     trains = True
     transductive = False
     fits_on_val = False
+    draws = ""
     model_name = "prompt_learner"
     lr_per = "epoch"  # "step": a cosine over all steps, down to END_LR, after WARMUP_SHARE of them
 

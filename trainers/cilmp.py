@@ -123,6 +123,7 @@ class CILMP(AveragingMixin, PromptTrainer):
 
     learner = CILMPLearner
     needs_llm = True
+    draws = "geometric gaps"  # of the dropout; a mask a number until 0.3.0
     model_name = "VLPromptLearner"
     defaults = {
         "N_CTX_VISION": 4,

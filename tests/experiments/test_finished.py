@@ -90,6 +90,16 @@ def test_what_is_read_is_in_the_results(place):
     assert r["spec"]["settings"]["OPTIM.MAX_EPOCH"] == 1 and r["key"] and r["spec"]["part"] == "train_all"
 
 
+def test_a_method_that_draws_other_numbers_is_run_anew(place, capsys, monkeypatch):
+    from cilmp.trainers.coop import CoOp
+
+    _, run = place
+    run()
+    monkeypatch.setattr(CoOp, "draws", "another way")
+    assert len(run()) == 2
+    assert "1 finished runs are not taken: their way to draw random numbers has changed" in capsys.readouterr().out
+
+
 def test_groups_are_read_too(place):
     root, run = place
     run()
