@@ -215,7 +215,7 @@ def _rows(found):
     if not found:
         return []
     best = sorted(found, key=lambda row: -abs(row["contribution"]))[:8]
-    cells = [(r["row"], r["part"], f"{r['contribution']:+.3f}", f"{r['moved']:.3f}", f"{r['moved_by_image']:.3f}")
+    cells = [(r["row"], r["part"], f"{r['contribution']:+.2g}", f"{r['moved']:.3f}", f"{r['moved_by_image']:.3f}")
              for r in best]  # fmt: skip
     title = f"The {len(best)} of {len(found)} rows of the language model that the answer leaned on most:"
     return [title, _table(("row", "part", "adds to the log-odds", "moved", "by the image"), cells)]

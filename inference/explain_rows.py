@@ -6,7 +6,7 @@ import json
 import torch
 from safetensors import safe_open
 
-from cilmp.backbones.rank import LowRank
+from cilmp.backbones.rank import RankKV
 from cilmp.experiments import kept as keeping
 from dassl.utils.io import read_json
 
@@ -20,7 +20,8 @@ def rows_leaned_on(model, image, c):
 
     row             its number from 0, among those the method reads
     part            prefix, between or suffix; a row between is not intervened on
-    contribution    what its tokens add to the log-odds of the class, to first order: sum over levels of u . dy/du
+    contribution    what attention to its tokens adds to the log-odds of the class, to first order: sum over layers,
+                    heads and queries of A dy/dA. (Not u dy/du, which is 0: LayerNorm does not see a token's length.)
     moved           |e - h| / |h|, how far the intervention moved the row, mean over levels
     moved_by_image  |R M z| / |h|, the part of it that comes through the gate and differs from image to image
 
@@ -43,32 +44,31 @@ def rows_leaned_on(model, image, c):
 
 
 def contributions(model, image, c):
-    """[(P,)] of every run of LLM tokens: u . dy/du, summed over levels, y the log-odds of class c."""
-    with torch.enable_grad(), _leaves(model.trainer.model) as seen:
-        log_odds(model.logits(image[None].to(model.device)))[0, c].backward()
-    return [sum((u * u.grad)[0, min(c, u.shape[1] - 1)].sum(-1) for u in levels).detach() for levels in seen]
+    """[(P,)] of every run of LLM tokens: A dy/dA, summed over layers, heads and queries, y the log-odds of class c."""
+    learner = model.trainer.model
+    runs = sum(h.shape[1] > 0 for h in (learner.h_prefix, learner.h_between, learner.h_suffix))
+    with torch.enable_grad(), attention_to_rows() as seen:
+        odds = log_odds(model.logits(image[None].to(model.device).requires_grad_()))[0, c]
+        slopes = torch.autograd.grad(odds, seen)
+    gains = [(a * g)[0, min(c, a.shape[1] - 1)].sum((0, 1)).detach() for a, g in zip(seen, slopes)]
+    return [sum(gains[i::runs]) for i in range(runs)]
 
 
 @contextlib.contextmanager
-def _leaves(learner):
-    """The LLM tokens' coordinates of prompts made in here, as leaves that get a gradient: a list of levels a run."""
-    own, seen = type(learner).prompts, []
+def attention_to_rows():
+    """The attention weights (b, c, heads, s, P) of LLM tokens in here, in order: the runs of a layer in turn."""
+    own, seen = RankKV.mix, []
 
-    def prompts(v):
-        sequence = own(learner, v)
-        for segment in sequence.segments:
-            low = [tokens for tokens in segment.levels if isinstance(tokens, LowRank)]
-            for tokens in low:
-                tokens.u = tokens.u.detach().requires_grad_()
-            if low:
-                seen.append([tokens.u for tokens in low])
-        return sequence
+    def mix(self, a):
+        a = a if a.requires_grad else a.detach().requires_grad_()  # texts that no image moves
+        seen.append(a)
+        return own(self, a)
 
-    learner.prompts = prompts
+    RankKV.mix = mix
     try:
         yield seen
     finally:
-        del learner.prompts
+        RankKV.mix = own
 
 
 @torch.no_grad()
