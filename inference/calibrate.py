@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from cilmp.experiments.calibration import FILE, free_of_choice
+from cilmp.experiments.collect import records
 from cilmp.experiments.predictions import names_of, of_file, read
 from dassl.evaluation.figures import WHOLE_VAL
 from dassl.utils.errors import ConfigError, MissingFile, UserError
 from dassl.utils.io import read_json_object, sha256_file, write_json
 
-from . import calibration, conformal, unlike
+from . import bundle, calibration, conformal, unlike
 
 DESCRIPTION = """How sure a finished run's answers may be, from the whole val part of its data.
 
@@ -65,13 +66,16 @@ def runs_below(place):
     """[folder] of a run that trained, or of all below.
 
     Raises:
-        UserError: none, or a test of another run's checkpoint.
+        UserError: none, a bundle, or a test of another run's checkpoint.
     """
     place = Path(place).expanduser()
-    found = [p.parent for p in sorted(place.rglob("results.json"))]
+    if bundle.is_bundle(place):
+        raise UserError(f"{place} is a bundle, of which no file may change: calibrate the run it was made of, then "
+                        f"export that again")  # fmt: skip
+    found = [r for r in records(place) if not bundle.is_bundle(r["folder"])]
     if not found:
         raise MissingFile(f"no finished run in {place} (it would hold a results.json)")
-    trained = [f for f in found if not read_json_object(f / "results.json").get("spec", {}).get("source")]
+    trained = [r["folder"] for r in found if not r["spec"]["source"]]
     if not trained:
         raise UserError(f"{place} tests what another run trained: calibrate that one, its val images tell")
     return trained
@@ -101,6 +105,8 @@ class Run:
     def __init__(self, folder, args):
         self.folder, self.args = Path(folder), args
         self.results = read_json_object(self.folder / "results.json")
+        if self.results.get("schema") != 2:
+            raise UserError(f"{self.folder} is a run of another version of the toolbox: train it again")
         self.classes = self.results["classes"]
 
     @cached_property

@@ -38,8 +38,8 @@ def parser():
 
 def main(argv=None):
     args = parser().parse_args(argv)
-    if args.push and args.push.count("/") != 1:
-        raise UserError(f"--push {args.push}: give USER/NAME")
+    if args.push:
+        bundle.check_address(args.push)
     if args.public and not args.push:
         raise UserError("--public is of --push USER/NAME")
     export(args.run, args.folder, args.with_backbone, args.weights, args.plugin, args.onnx)
