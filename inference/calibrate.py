@@ -169,7 +169,7 @@ class Run:
         """Predictions of a table's images.
 
         Raises:
-            UserError: other classes than the run's, or images the run was trained on.
+            UserError: other classes than the run's, or images the run was trained, chosen or tested on.
         """
         from cilmp.datasets.prepare.own import table
         from cilmp.experiments.predictions import Predictions
@@ -185,18 +185,23 @@ class Run:
         return Predictions(np.array(paths), labels, p.argmax(1), p, groups)
 
     def _refuse_known(self, paths):
-        """Refuse images that the model was trained or chosen on, by their content; said where the data are not here."""
+        """Refuse images that the model was trained, chosen or is judged on, by their content; said where the data are
+        not here."""
         from dassl.utils.images import image_hash
 
         try:
-            known = [*self.dataset.train_x, *self._choosing()]
+            known, test = [*self.dataset.train_x, *self._choosing()], self.dataset.test
         except UserError as error:
             print(f"warning: whether the model was trained on some of these images can't be checked: {error}")
             return
-        known = {image_hash(item.impath) for item in known}
-        if seen := [path for path in paths if image_hash(path) in known]:
+        known, test = ({image_hash(item.impath) for item in items} for items in (known, test))
+        hashes = {path: image_hash(path) for path in paths}
+        if seen := [path for path in paths if hashes[path] in known]:
             raise UserError(f"{self.args.calibrate}: the model was trained or chosen on {len(seen)} of these images, "
                             f"as {seen[0]}; on them it is surer than on new ones: take them out")  # fmt: skip
+        if seen := [path for path in paths if hashes[path] in test]:
+            raise UserError(f"{self.args.calibrate}: {len(seen)} of these images, as {seen[0]}, are the run's test "
+                            f"images; what is said of test would be of what was fitted: take them out")  # fmt: skip
 
     def _choosing(self):
         from dassl.engine.whole_val import choosing

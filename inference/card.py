@@ -16,14 +16,15 @@ used to diagnose, to treat, to screen, or to decide anything about a person.
 - Whoever uses it answers for the licences of the data, the backbone and the language model."""
 
 
-def card(results, kept, bundle):
+def card(results, kept, bundle, calibrated_on=""):
     """The text of README.md.
 
     Args:
         results, kept: contents of results.json and kept.json. bundle: facts of bundle.json.
+        calibrated_on: what calibration.json was fitted on, "" without one.
     """
     spec = results["spec"]
-    not_for = NOT_FOR.format(n=len(kept["classes"]), calibrated=_calibrated(bundle))
+    not_for = NOT_FOR.format(n=len(kept["classes"]), calibrated=_calibrated(calibrated_on))
     parts = {"Not for": not_for, "Trained on": _data(results, kept), "Results": _results(results), "Use": _use(bundle),
              "What is inside": _inside(results, bundle)}  # fmt: skip
     begin = [_head(spec), f"# {md(spec['method'])} on {md(spec['dataset'])}", _what(results, kept)]
@@ -44,9 +45,10 @@ def _what(results, kept):
             f"toolbox on the backbone {spec['backbone']}{llm}. Classes: {names}.")  # fmt: skip
 
 
-def _calibrated(bundle):
-    inside = "calibration.json" in bundle.get("contents", ())
-    return "calibrated on the validation part of its data set" if inside else "not calibrated"
+def _calibrated(on):
+    if not on:
+        return "not calibrated"
+    return "calibrated on " + ("the validation part of its data set" if on == "whole val" else md(on))
 
 
 def _data(results, kept):
