@@ -12,6 +12,7 @@ from dassl.utils.io import atomic_path
 from dassl.utils.paths import cache_root, slug
 
 from .collect import records
+from .predictions import file_of
 
 OF_A_RUN = re.compile(r"(results(_\w+)?|reads|calibration)\.json|config\.yaml|predictions(_\w+)?\.npz")
 WITHIN = re.compile(r"(few_shot|studies|runs)/.*\.(json|yaml|npz|txt)|runs/.*/tensorboard/events\.out\.[^/]+")
@@ -85,7 +86,8 @@ def _check(info, path):
 
 
 def merged(folders):
-    """Records of several output folders; the same run in two of them is one.
+    """Records of several output folders; the same run in two places is one, that with its predictions (a bundle of it
+    has none).
 
     Raises:
         UserError: one run (key, seed, part) with other results in another folder.
@@ -99,4 +101,6 @@ def merged(folders):
             if not same:
                 raise UserError(f"{record['folder']} and {other['folder']} are the same run (key "
                                 f"{record['key'][:8]}, seed {record['seed']}) with other results; leave one out")
+            if file_of(record).is_file() and not file_of(other).is_file():
+                found[name] = record
     return list(found.values())

@@ -32,7 +32,7 @@ def records(output, split="test", quiet=False):
 
 NUMBER = (int, float, type(None))
 FORM = {"key": str, "group": str, "seed": int, "dataset": str, "subset": str, "split": str, "shots": int, "n": int,
-        "metrics": dict, "cost": dict, "spec": dict}  # fmt: skip
+        "metrics": dict, "cost": dict}  # fmt: skip
 SPEC = {"protocol": str, "part": str, "method": str, "dataset": str, "shots": int, "seed": int, "backbone": str,
         "file": str, "label": str, "hparams": str, "settings": dict, "source": (dict, type(None))}  # fmt: skip
 COST = dict.fromkeys(("trainable_parameters", "seconds_per_step", "peak_memory_mib"), NUMBER)
@@ -42,15 +42,21 @@ OPTIONAL = ("per_class", "versions", "reads", "parts", "left_out", "ci95")  # di
 def check(record):
     """Raise UserError where a record lacks what tables read, or has another kind of it."""
     _check(record, FORM, "")
-    _check(record["spec"], SPEC, "spec.")
+    check_spec(record)
     _check(record["cost"], COST, "cost.")
-    if record["spec"]["source"]:
-        _check(record["spec"]["source"], {"dataset": str}, "spec.source.")
     there = [name for name in OPTIONAL if record.get(name) is not None]
     _check(record, dict.fromkeys(there, dict), "")
     numbers = ["metrics", *({"parts", "left_out"} & set(there))]
     for name in numbers:
         _check(record[name], dict.fromkeys(record[name], NUMBER), f"{name}.")
+
+
+def check_spec(record):
+    """Raise UserError where what a record's run is can't be told from its spec."""
+    _check(record, {"spec": dict}, "")
+    _check(record["spec"], SPEC, "spec.")
+    if record["spec"]["source"]:
+        _check(record["spec"]["source"], {"dataset": str}, "spec.source.")
 
 
 def _check(content, form, place):

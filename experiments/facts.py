@@ -15,6 +15,7 @@ from . import formats, statistics
 from .changed import changed
 from .collect import tested_on, trained_by
 from .predictions import read
+from .tables import cell_of
 
 UNKNOWN = "**not known**"
 SHOWN, MOST = 8, 100  # different values of one fact; experiments whose changed settings are looked at
@@ -91,8 +92,11 @@ def _data(found):
     left = sorted({(tested_on(r), part, n) for r in found for part, n in (r.get("left_out") or {}).items() if n})
     lines += ["", "Unreadable images left out: " + ("; ".join(f"{n} of {formats.md(d)}, {p}" for d, p, n in left)
                                                     or "none") + "."]  # fmt: skip
-    hashes = {(r["dataset"], r["subset"], r["seed"], r["shots"], r.get("split_sha256")) for r in found}
-    differ = len(hashes) > len({h[:4] for h in hashes if h[4]})
+    hashes = defaultdict(set)
+    for r in found:
+        own = {r["split_sha256"]} if r.get("split_sha256") else set()
+        hashes[r["spec"]["protocol"], trained_by(r)["dataset"], cell_of(r)] |= own
+    differ = any(len(own) > 1 for own in hashes.values())
     return [*lines, f"Hashes of the image lists are in each run's results.json (`split_sha256`, `test_sha256`); "
             f"{'runs of one cell DIFFER in them' if differ else 'they agree in every cell'}."]  # fmt: skip
 

@@ -44,10 +44,14 @@ def check_equal_splits(records):
     """
     seen, tested = {}, {}
     for r in records:
-        key = (r["seed"], r["spec"]["part"], r["subset"], r["shots"], r["dataset"], r["split"])
-        _same(seen, key, r, "split_sha256", f"on the same split (seed {r['seed']}, {r['subset']} classes")
+        _same(seen, cell_of(r), r, "split_sha256", f"on the same split (seed {r['seed']}, {r['subset']} classes")
         key = (r["group"], r["spec"]["part"])
         _same(tested, key, r, "test_sha256", f"on the same {r['split']} images (seeds of one cell")
+
+
+def cell_of(record):
+    """What records of one table share that must have seen the same split."""
+    return (*(record[key] for key in ("seed", "subset", "shots", "dataset", "split")), record["spec"]["part"])
 
 
 def _same(seen, key, record, field, what):

@@ -10,6 +10,7 @@ Nothing in it is run or unpickled.
 """
 
 import contextlib
+import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from dassl.utils.errors import MissingFile, UserError
@@ -17,6 +18,7 @@ from dassl.utils.io import read_json_object, sha256_file, sha256_of, write_json
 
 FILE, CARD, BACKBONE = "bundle.json", "README.md", "backbone"
 FORM = 1
+ADDRESS = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 ENDINGS = (".json", ".safetensors", ".md", ".txt", ".model", ".onnx")  # nothing that has to be unpickled or run
 
 
@@ -91,6 +93,7 @@ def pulled(address):
     from dassl.utils import hub
 
     repository, _, revision = address.partition("@")
+    check_address(repository)
     revision = revision or None
     try:
         (path,) = hub.fetch(repository, [FILE], revision=revision)
@@ -99,6 +102,12 @@ def pulled(address):
     except hub.NoSuchFile as error:
         raise UserError(f"{repository} is no bundle, or not a whole one: {error}") from None
     return Path(path).parent
+
+
+def check_address(repository):
+    """UserError unless it is USER/NAME."""
+    if not ADDRESS.fullmatch(repository):
+        raise UserError(f"{repository!r} is no repository of the hub: give USER/NAME")
 
 
 def push(folder, repository, public=False):

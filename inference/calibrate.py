@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from cilmp.experiments.calibration import FILE, free_of_choice
+from cilmp.experiments.collect import records
 from cilmp.experiments.predictions import names_of, of_file, read
 from dassl.evaluation.figures import WHOLE_VAL
 from dassl.utils.errors import ConfigError, MissingFile, UserError
 from dassl.utils.io import read_json_object, sha256_file, write_json
 
-from . import calibration, conformal, unlike
+from . import bundle, calibration, conformal, unlike
 
 DESCRIPTION = """How sure a finished run's answers may be, from the whole val part of its data.
 
@@ -65,13 +66,16 @@ def runs_below(place):
     """[folder] of a run that trained, or of all below.
 
     Raises:
-        UserError: none, or a test of another run's checkpoint.
+        UserError: none, a bundle, or a test of another run's checkpoint.
     """
     place = Path(place).expanduser()
-    found = [p.parent for p in sorted(place.rglob("results.json"))]
+    if bundle.is_bundle(place):
+        raise UserError(f"{place} is a bundle, of which no file may change: calibrate the run it was made of, then "
+                        f"export that again")  # fmt: skip
+    found = [r for r in records(place) if not bundle.is_bundle(r["folder"])]
     if not found:
         raise MissingFile(f"no finished run in {place} (it would hold a results.json)")
-    trained = [f for f in found if not read_json_object(f / "results.json").get("spec", {}).get("source")]
+    trained = [r["folder"] for r in found if not r["spec"]["source"]]
     if not trained:
         raise UserError(f"{place} tests what another run trained: calibrate that one, its val images tell")
     return trained
@@ -101,6 +105,8 @@ class Run:
     def __init__(self, folder, args):
         self.folder, self.args = Path(folder), args
         self.results = read_json_object(self.folder / "results.json")
+        if self.results.get("schema") != 2:
+            raise UserError(f"{self.folder} is a run of another version of the toolbox: train it again")
         self.classes = self.results["classes"]
 
     @cached_property
@@ -163,7 +169,7 @@ class Run:
         """Predictions of a table's images.
 
         Raises:
-            UserError: other classes than the run's, or images the run was trained on.
+            UserError: other classes than the run's, or images the run was trained, chosen or tested on.
         """
         from cilmp.datasets.prepare.own import table
         from cilmp.experiments.predictions import Predictions
@@ -179,18 +185,23 @@ class Run:
         return Predictions(np.array(paths), labels, p.argmax(1), p, groups)
 
     def _refuse_known(self, paths):
-        """Refuse images that the model was trained or chosen on, by their content; said where the data are not here."""
+        """Refuse images that the model was trained, chosen or is judged on, by their content; said where the data are
+        not here."""
         from dassl.utils.images import image_hash
 
         try:
-            known = [*self.dataset.train_x, *self._choosing()]
+            known, test = [*self.dataset.train_x, *self._choosing()], self.dataset.test
         except UserError as error:
             print(f"warning: whether the model was trained on some of these images can't be checked: {error}")
             return
-        known = {image_hash(item.impath) for item in known}
-        if seen := [path for path in paths if image_hash(path) in known]:
+        known, test = ({image_hash(item.impath) for item in items} for items in (known, test))
+        hashes = {path: image_hash(path) for path in paths}
+        if seen := [path for path in paths if hashes[path] in known]:
             raise UserError(f"{self.args.calibrate}: the model was trained or chosen on {len(seen)} of these images, "
                             f"as {seen[0]}; on them it is surer than on new ones: take them out")  # fmt: skip
+        if seen := [path for path in paths if hashes[path] in test]:
+            raise UserError(f"{self.args.calibrate}: {len(seen)} of these images, as {seen[0]}, are the run's test "
+                            f"images; what is said of test would be of what was fitted: take them out")  # fmt: skip
 
     def _choosing(self):
         from dassl.engine.whole_val import choosing

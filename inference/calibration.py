@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cilmp.experiments.calibration import scaled, temperature
+from cilmp.experiments.calibration import FILE, scaled, temperature
+from dassl.utils.errors import UserError
+from dassl.utils.io import read_json_object
 
 from . import conformal, unlike
 
@@ -73,6 +75,25 @@ def tested(p, sets, seed=0):
     return found
 
 
+def read(folder, classes):
+    """Content of a run's calibration.json.
+
+    Raises:
+        UserError: of another version or of other classes than the run's, or not whole.
+    """
+    path = Path(folder, FILE)
+    content = read_json_object(path)
+    again = f"make it again with cilmp calibrate {folder}"
+    if content.get("form") != FORM:
+        raise UserError(f"{path} is of another version of the toolbox (form {content.get('form')}, here "
+                        f"{FORM}): {again}")  # fmt: skip
+    if content.get("classes") != list(classes):
+        raise UserError(f"{path} is of other classes than the run's: {again}")
+    if lacking := [key for key in ("temperature", "sets", "unlike") if key not in content]:
+        raise UserError(f"{path} lacks {lacking[0]}: {again}")
+    return content
+
+
 def judged(folder, calibration, probabilities, features):
     """{column: N values} of new images: calibrated probability, prediction set (names, the likeliest first), whether
     unlike the training images.
@@ -108,8 +129,6 @@ def kept_training(folder):
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
-
-    from dassl.utils.errors import UserError
 
     path = Path(folder, FEATURES)
     try:

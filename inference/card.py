@@ -4,6 +4,8 @@ from collections import Counter
 
 import yaml
 
+from cilmp.experiments.formats import grid, md, rounded
+
 NOT_FOR = """**No medical device.** It was trained for research and has been examined by no authority. It must not be
 used to diagnose, to treat, to screen, or to decide anything about a person.
 
@@ -14,17 +16,18 @@ used to diagnose, to treat, to screen, or to decide anything about a person.
 - Whoever uses it answers for the licences of the data, the backbone and the language model."""
 
 
-def card(results, kept, bundle):
+def card(results, kept, bundle, calibrated_on=""):
     """The text of README.md.
 
     Args:
         results, kept: contents of results.json and kept.json. bundle: facts of bundle.json.
+        calibrated_on: what calibration.json was fitted on, "" without one.
     """
     spec = results["spec"]
-    not_for = NOT_FOR.format(n=len(kept["classes"]), calibrated=_calibrated(bundle))
+    not_for = NOT_FOR.format(n=len(kept["classes"]), calibrated=_calibrated(calibrated_on))
     parts = {"Not for": not_for, "Trained on": _data(results, kept), "Results": _results(results), "Use": _use(bundle),
              "What is inside": _inside(results, bundle)}  # fmt: skip
-    begin = [_head(spec), f"# {spec['method']} on {spec['dataset']}", _what(results, kept)]
+    begin = [_head(spec), f"# {md(spec['method'])} on {md(spec['dataset'])}", _what(results, kept)]
     return "\n\n".join(begin + [f"## {title}\n\n{text}" for title, text in parts.items()]) + "\n"
 
 
@@ -37,28 +40,29 @@ def _head(spec):
 def _what(results, kept):
     spec = results["spec"]
     llm = f", with what {spec['llm'].rpartition('/')[2]} says of the classes" if spec.get("llm") else ""
-    kind = kept.get("modality") or "images"
+    kind, names = md(kept.get("modality") or "images"), ", ".join(map(md, kept["classes"]))
     return (f"A classifier of {kind} into {len(kept['classes'])} classes: the method {spec['method']} of the CILMP "
-            f"toolbox on the backbone {spec['backbone']}{llm}. Classes: {', '.join(kept['classes'])}.")  # fmt: skip
+            f"toolbox on the backbone {spec['backbone']}{llm}. Classes: {names}.")  # fmt: skip
 
 
-def _calibrated(bundle):
-    inside = "calibration.json" in bundle.get("contents", ())
-    return "calibrated on the validation part of its data set" if inside else "not calibrated"
+def _calibrated(on):
+    if not on:
+        return "not calibrated"
+    return "calibrated on " + ("the validation part of its data set" if on == "whole val" else md(on))
 
 
 def _data(results, kept):
     spec, trained = results["spec"], kept["trained_on"]
     labels = trained["labels"]
     counts = {part: Counter(values) for part, values in labels.items()}
-    rows = [f"| {name} | {counts['train_x'][c]} | {counts['val'][c]} |" for c, name in enumerate(trained["classes"])]
+    rows = [[md(name), str(counts["train_x"][c]), str(counts["val"][c])] for c, name in enumerate(trained["classes"])]
     kind = "all images" if spec["shots"] < 1 else f"{spec['shots']} images a class"
-    words = f"{spec['dataset']}, protocol {spec['protocol']}, {kind}, seed {spec['seed']}"
+    words = f"{md(spec['dataset'])}, protocol {spec['protocol']}, {kind}, seed {spec['seed']}"
     if spec.get("source"):
-        words += f"; trained as {spec['source']['part']} on {spec['source']['dataset']}, tested as {spec['part']}"
+        words += f"; trained as {spec['source']['part']} on {md(spec['source']['dataset'])}, tested as {spec['part']}"
     note = " ".join(filter(None, [results.get("source_note", ""), kept.get("licence", ""), kept.get("home", "")]))
-    table = "\n".join(["| class | train | val |", "|---|---|---|", *rows])
-    return f"{words}.{' ' + note if note else ''}\n\n{table}"
+    table = "\n".join(grid(["class", "train", "val"], rows))
+    return f"{words}.{' ' + md(note) if note else ''}\n\n{table}"
 
 
 def _results(results):
@@ -67,27 +71,20 @@ def _results(results):
         return "None: it was fitted from Python and tested on nothing."
     part = "test" if results["split"] == "test" else f"{results['split']} (no test images were looked at)"
     bounds = results.get("ci95") or {}
-    rows = [f"| {name.replace('_', ' ')} | {_number(name, value)} | {_interval(bounds.get(name))} |"
+    rows = [[md(name.replace("_", " ")), rounded(name, value),
+             " to ".join(rounded(name, v) for v in bounds.get(name) or ())]
             for name, value in metrics.items() if value is not None]  # fmt: skip
     unit = {"group": "patients (groups)", "image": "images"}.get(results.get("ci_unit"), "")
-    rows = ["| figure | value | 95 % interval |", "|---|---|---|", *rows]
-    classes = ["| class | accuracy | precision | F1 | images |", "|---|---|---|---|---|"]
-    classes += [f"| {name} | {_percent(v['accuracy'])} | {_percent(v['precision'])} | {_percent(v['f1'])} | {v['n']} |"
-                for name, v in results["per_class"].items()]  # fmt: skip
+    classes = [[md(name), *(_percent(v[key]) for key in ("accuracy", "precision", "f1")), str(v["n"])]
+               for name, v in results["per_class"].items()]  # fmt: skip
     said = f"{results['n']} images of its {part} part; percent, but for kappas. Intervals: bootstrap over {unit}."
-    return "\n\n".join([said, "\n".join(rows), "\n".join(classes)])
-
-
-def _number(name, value):
-    return f"{value:.3f}" if name.startswith("kappa") else f"{value:.1f}"
+    tables = [grid(["figure", "value", "95 % interval"], rows),
+              grid(["class", "accuracy", "precision", "F1", "images"], classes)]  # fmt: skip
+    return "\n\n".join([said, *map("\n".join, tables)])
 
 
 def _percent(value):
     return "" if value is None else f"{value:.1f}"
-
-
-def _interval(bounds):
-    return f"{bounds[0]:.1f} to {bounds[1]:.1f}" if bounds else ""
 
 
 def _use(bundle):
@@ -100,7 +97,7 @@ def _use(bundle):
 def _inside(results, bundle):
     backbone = bundle["backbone"]
     own = "inside, in `backbone/`" if backbone["folder"] else "not inside; it is found by its name"
-    rows = [("backbone", f"{backbone['name']} ({own}), SHA-256 `{backbone['sha256']}`")]
+    rows = [("backbone", f"{md(backbone['name'])} ({own}), SHA-256 `{backbone['sha256']}`")]
     rows += [(f"data: {what}", f"`{value}`") for what, value in bundle["data"].items()]
     rows += [("toolbox", " ".join(filter(None, [bundle["version"], results.get("git")])))]
-    return "\n".join(["| what | is |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)])
+    return "\n".join(grid(["what", "is"], rows))

@@ -65,9 +65,11 @@ class Classifier(ClassifierMixin, BaseEstimator):
         names = self._names()
         folder, before = tempfile.TemporaryDirectory(prefix="cilmp-"), torch.get_num_threads()
         quiet = contextlib.nullcontext() if self.verbose else contextlib.redirect_stdout(io.StringIO())
-        with ONE_AT_A_TIME, quiet, _own_random_state(), self._data(X, labels, names):
-            self._train(folder.name)
-        torch.set_num_threads(before)
+        try:
+            with ONE_AT_A_TIME, quiet, _own_random_state(), self._data(X, labels, names):
+                self._train(folder.name)
+        finally:
+            torch.set_num_threads(before)
         self._run, self._model = folder, None
         return self
 
@@ -160,7 +162,11 @@ class Classifier(ClassifierMixin, BaseEstimator):
             self.info, self.modality = info, info.modality
 
         DATASET_REGISTRY.register(type(NAME, (DatasetBase,), {"__init__": read}), force=True)
-        yield
+        try:
+            yield
+        finally:  # the registry outlives the fit, the images need not
+            items.clear()
+            val.clear()
 
     def _spec(self):
         from cilmp.experiments.settings import Request, base_config

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cilmp.experiments.formats import grid, md
 from dassl.utils.errors import UserError, unknown_name
 from dassl.utils.io import write_json, write_text
 from dassl.utils.paths import slug
@@ -178,13 +179,14 @@ def _large(image):
 def as_text(record):
     """explanation.md of a record."""
     shown = sorted(record["probabilities"].items(), key=lambda pair: -pair[1])
-    parts = [f"# {record['predicted']}", f"{record['image'] or 'An image'}, by {record['method']} ({record['run']}). "
-             f"{record['note']}", _table(("class", "probability"), [(n, f"{p:.3f}") for n, p in shown]),
+    image, method, run = (md(record[key] or f"An {key}") for key in ("image", "method", "run"))
+    parts = [f"# {md(record['predicted'])}", f"{image}, by {method} ({run}). {record['note']}",
+             _table(("class", "probability"), [(n, f"{p:.3f}") for n, p in shown]),
              "![what the model saw](seen.png)"]  # fmt: skip
     words = []
     for name, found in record["classes"].items():
-        parts += [f"## {name}", f"![{name}]({found['picture']})", _judged(found["check"]), *_said(found["said"]),
-                  *_rows(found["rows"])]  # fmt: skip
+        parts += [f"## {md(name)}", f"![{md(name)}]({found['picture']})", _judged(found["check"]),
+                  *_said(found["said"]), *_rows(found["rows"])]  # fmt: skip
         parts += _words(found["words"]) if found["words"] != words else []  # the same for all, where it is shared
         words = found["words"]
     return "\n\n".join([*parts, "## Nearest training images", _nearest(record["nearest"])]) + "\n"
@@ -199,8 +201,8 @@ def _judged(check):
 def _said(said):
     if not said.get("answers"):
         return []
-    lines = [f"> {' '.join(line.split())}" for line in said["answers"][:3]]
-    return ["The language model said" + (f", asked *{said['question']}*" if said["question"] else "") + ":",
+    lines = [f"> {md(line)}" for line in said["answers"][:3]]
+    return ["The language model said" + (f", asked *{md(said['question'])}*" if said["question"] else "") + ":",
             "\n>\n".join(lines)]  # fmt: skip
 
 
@@ -228,7 +230,4 @@ def _nearest(found):
 
 
 def _table(head, cells):
-    from tabulate import tabulate
-
-    texts = [[str(x).replace("|", "\\|") for x in row] for row in cells]
-    return tabulate(texts, [str(x) for x in head], "github", disable_numparse=True)
+    return "\n".join(grid(head, [map(md, row) for row in cells]))

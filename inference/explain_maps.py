@@ -188,7 +188,8 @@ def deletion(model, image, heat, c, steps=16, order=None):
         order = F.adaptive_avg_pool2d(heat[None], steps).flatten().argsort(descending=True, stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order))  # (steps^2,): when a tile goes
-    rank = F.interpolate(rank.reshape(1, 1, steps, steps).float(), size=image.shape[-2:])[0]  # (1, H, H)
+    rank = rank.to(image.device).reshape(1, 1, steps, steps).float()
+    rank = F.interpolate(rank, size=image.shape[-2:])[0]  # (1, H, H)
     gone = torch.stack([rank < k * steps for k in range(steps + 1)])  # (steps + 1, 1, H, H)
     batch = torch.where(gone, image.mean((1, 2), keepdim=True), image)
     return float(model.logits(batch).softmax(-1)[:, c].mean())

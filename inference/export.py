@@ -20,7 +20,7 @@ preprocessing, calibration, configuration, hashes, a model card. cilmp.load and 
     cilmp export output/few_shot/BUSI/CILMP/.../seed1/train_all my_bundle --push me/busi-cilmp
 """
 COPIED = (keeping.ROWS, keeping.SENTENCES)
-CALIBRATION = "calibration*"  # of `cilmp calibrate`
+CALIBRATION, TRAINING = "calibration.json", "calibration.safetensors"  # of `cilmp calibrate`
 
 
 def parser():
@@ -38,8 +38,8 @@ def parser():
 
 def main(argv=None):
     args = parser().parse_args(argv)
-    if args.push and args.push.count("/") != 1:
-        raise UserError(f"--push {args.push}: give USER/NAME")
+    if args.push:
+        bundle.check_address(args.push)
     if args.public and not args.push:
         raise UserError("--public is of --push USER/NAME")
     export(args.run, args.folder, args.with_backbone, args.weights, args.plugin, args.onnx)
@@ -83,9 +83,11 @@ def fill(place, model, with_backbone, weights="", onnx=False):
     for name in COPIED:
         if (model.folder / name).is_file():
             shutil.copy(model.folder / name, place / name)
-    for file in model.folder.glob(CALIBRATION):
-        if file.suffix in bundle.ENDINGS:
-            shutil.copy(file, place / file.name)
+    if model.calibration:
+        content = model.calibration | {"why_no_flag": ""}  # words that may name a folder
+        write_json(_without_places(content), place / CALIBRATION)
+        if model.calibration["unlike"]:
+            shutil.copy(model.folder / TRAINING, place / TRAINING)
     for name in model.trainer.get_model_names():
         (place / name).mkdir()
         shutil.copy(model.learned_in / name / "learner.safetensors", place / name / "learner.safetensors")
@@ -102,9 +104,8 @@ def fill(place, model, with_backbone, weights="", onnx=False):
         from cilmp.backbones.hand_on import hand_on
 
         hand_on(facts["backbone"]["name"], weights or model.results["spec"]["weights"] or None, place / bundle.BACKBONE)
-    facts["contents"] = sorted(p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_file())
-    write_text(card(results, kept, facts), place / bundle.CARD)
-    facts.pop("contents")
+    calibrated_on = _without_places((model.calibration or {}).get("on", ""))
+    write_text(card(results, kept, facts, calibrated_on), place / bundle.CARD)
     bundle.seal(place, facts)
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from cilmp.experiments import kept as keeping
+from cilmp.experiments.collect import check_spec
 from cilmp.trainers.features import MICRO_BATCH, micro_batch
 from cilmp.trainers.learner import unit
 from dassl.utils.errors import MissingFile, UserError
@@ -67,6 +68,10 @@ def results_of(folder):
     if results.get("schema") != 2 or "spec" not in results:
         raise UserError(f"{folder} is a run of another version of the toolbox (results of schema "
                         f"{results.get('schema')}, here 2): train it again")  # fmt: skip
+    try:
+        check_spec(results)
+    except UserError as error:
+        raise UserError(f"{found}: {error}") from None
     return results
 
 
@@ -134,8 +139,7 @@ class Model:
         self.transform = build_transform(trainer.cfg, is_train=False)
         if self.transform is None:
             raise UserError(f"{folder} was run with INPUT.NO_TRANSFORM: how images become tensors is not known here")
-        path = self.folder / "calibration.json"
-        self.calibration = read_json_object(path) if path.is_file() else None
+        self.calibration = _calibration_of(self.folder, self.classes)
         self.learned_in = self.folder / kept["source"] if kept.get("source") else self.folder
 
     def at_rest(self):
@@ -288,6 +292,15 @@ class Model:
         from .explain import explain
 
         return explain(self, image, classes, among)
+
+
+def _calibration_of(folder, classes):
+    """Content of a run's calibration.json, None without one; of it alone what reads it is imported."""
+    if not (folder / "calibration.json").is_file():
+        return None
+    from .calibration import read
+
+    return read(folder, classes)
 
 
 @contextlib.contextmanager

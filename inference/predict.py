@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from dassl.utils.errors import UserError
 
@@ -44,6 +45,8 @@ def main(argv=None):
     if args.out:
         rows.check_ending(args.out)
     files = inputs.files_of(args.images, args.column)
+    if args.out and Path(args.out).resolve() in {Path(p).expanduser().resolve() for p in (*args.images, *files)}:
+        raise UserError(f"--out {args.out} is one of the files to read, which it would replace: name another")
 
     from .model import load
 

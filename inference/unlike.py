@@ -9,18 +9,29 @@ threshold is conformal, so of images like those of val at most 5 % are. What is 
 
 import numpy as np
 
+from dassl.utils.errors import UserError
+
 LEVEL = 0.95
 
 
 def fitted(features, labels):
-    """(means (C', d), whitening (d, d)) float32 of training images' features (N, d) and labels (N,); P = W W'."""
+    """(means (C', d), whitening (d, d)) float32 of training images' features (N, d) and labels (N,); P = W W'.
+
+    Raises:
+        UserError: nothing varies within the classes, as where each has one image.
+    """
     from sklearn.covariance import LedoitWolf
 
     classes, own = np.unique(labels, return_inverse=True)
     x = np.asarray(features, dtype=float)
     means = np.stack([x[own == c].mean(0) for c in range(len(classes))])
     precision = LedoitWolf(assume_centered=True, store_precision=True).fit(x - means[own]).precision_
-    return means.astype(np.float32), np.linalg.cholesky(precision).astype(np.float32)
+    try:
+        whitening = np.linalg.cholesky(precision)
+    except np.linalg.LinAlgError:
+        raise UserError("training images of one class don't differ, so how far another may lie from them is not "
+                        "known: it takes two or more of a class") from None  # fmt: skip
+    return means.astype(np.float32), whitening.astype(np.float32)
 
 
 def distances(means, whitening, features):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cilmp.datasets import TABLE
-from cilmp.experiments import commands, formats, kinds, missing, published, report, study, tables
+from cilmp.experiments import archive, commands, facts, formats, kinds, missing, published, report, study, tables
 from cilmp.experiments.changed import changed
 from cilmp.experiments.settings import CONFIGS, Request, base_config
 from cilmp.protocols import PROTOCOLS
@@ -370,3 +370,25 @@ def test_methods_page_says_what_runs_know_and_what_not(tmp_path):
     assert "KaiyangZhou/CoOp at ff61507c7904" in text and "| sgd | 0.002 |" in text
     assert "cuda: NVIDIA A100; threads 4; system **not known**" in text and "torch 2.1" in text and "abc123" in text
     assert "Ethics and data: **not known**" in text and "temperature scaling: not done" in text
+
+
+def test_methods_page_compares_hashes_of_one_cell_alone():
+    """Sources of one target are cells of their own, and results without a hash say nothing."""
+    found = [cell("A", 1, 50, dataset="e", protocol="cross_dataset", part="test_e", source=source) for source in "dfg"]
+    for r, own in zip(found, ("one", "two", None)):
+        r["split_sha256"] = own
+    said = "\n".join(facts._data(found))
+    assert "they agree in every cell" in said and "DIFFER" not in said
+    found[1]["spec"]["source"] = found[0]["spec"]["source"]
+    assert "runs of one cell DIFFER" in "\n".join(facts._data(found))
+
+
+def test_a_bundle_beside_its_run_hides_nothing_of_it(tmp_path):
+    """A copy of a run without predictions, first by name."""
+    place = written(runs(tmp_path), tmp_path)
+    for path in sorted(place.rglob("results.json")):
+        copy = place / "a_bundle" / path.parent.relative_to(place)
+        copy.mkdir(parents=True)
+        (copy / "results.json").write_bytes(path.read_bytes())
+    found = archive.merged([place])
+    assert found and all("a_bundle" not in r["folder"].parts for r in found)

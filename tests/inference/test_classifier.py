@@ -1,8 +1,10 @@
 """The scikit-learn estimator: what scikit-learn asks of one, and that it is the same engine."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -139,6 +141,21 @@ def test_it_is_the_same_engine_and_leaves_no_trace(images, capsys):
     first, second = (classifier(method="CoOp", epochs=1).fit(*images).predict_proba(images[0]) for _ in range(2))
     assert np.array_equal(first, second) and torch.equal(torch.rand(1), wanted)
     assert torch.get_num_threads() == threads and capsys.readouterr().out == ""
+
+
+def test_a_fit_that_fails_leaves_the_threads_and_keeps_no_image(images):
+    threads, picture = torch.get_num_threads(), Image.open(images[0][0])
+    held = weakref.ref(picture)
+    try:
+        torch.set_num_threads(threads + 1)
+        with pytest.raises(UserError, match=r"gone\.png"):
+            classifier(method="CoOp", epochs=1).fit([picture, "gone.png", *images[0][2:]], images[1])
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+    del picture
+    gc.collect()
+    assert held() is None, "the registry of data sets holds it"
 
 
 def test_it_is_saved_as_a_bundle_and_travels_in_memory(fitted, images, tmp_path):

@@ -194,3 +194,10 @@ def test_the_rule_written_out():
     wanted = R[0, 1:].reshape(4, 4).detach()
     found = torch.nn.functional.interpolate(wanted[None, None], size=(32, 32), mode="bilinear")[0, 0]
     assert (maps.heat_maps(model, x.detach(), [2])[0] - found / found.max()).abs().max() < 1e-4
+
+
+def test_deletion_takes_a_map_and_an_image_of_two_devices():
+    """As on a GPU: maps are handed out on the CPU, the image lies where the model is."""
+    image = torch.zeros(3, 32, 32, device="meta")
+    model = SimpleNamespace(logits=lambda batch: torch.zeros(len(batch), 2))
+    assert maps.deletion(model, image, torch.rand(32, 32), 0) == maps.deletion_at_random(model, image, 0) == 0.5

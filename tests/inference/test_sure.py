@@ -17,10 +17,12 @@ from cilmp.experiments.driver import run_protocol
 from cilmp.experiments.predictions import Predictions
 from cilmp.experiments.settings import Request
 from cilmp.inference import calibrate, calibration, conformal, unlike
+from cilmp.inference.export import export
 from cilmp.tests.experiments.test_calibration import drawn
 from cilmp.tests.experiments.test_finished import make_set, place  # noqa: F401 - a fixture
 from dassl.evaluation.figures import WHOLE_VAL
 from dassl.utils.errors import UserError
+from dassl.utils.io import write_json
 
 pytest.importorskip("crepes", reason="crepes is not installed: pip install 'cilmp[test]'")
 NAMES = ["a", "b", "c", "d"]
@@ -254,10 +256,27 @@ def test_images_of_ones_own(a_run, tmp_path, capsys):
     table.write_text("\n".join(["path,label", *lines]) + "\n")
     with pytest.raises(UserError, match="the model was trained or chosen on 8 of these images, as"):
         calibrate.main([str(folder), "--calibrate", str(table)])
+    lines = [f"{path},{name}" for path, _, name in [*split["val"], *split["test"][:3]]]
+    table.write_text("\n".join(["path,label", *lines]) + "\n")
+    with pytest.raises(UserError, match=r"3 of these images, as .*, are the run's test images"):
+        calibrate.main([str(folder), "--calibrate", str(table)])
     table.write_text("path,label\nmelanoma/0.png,wart\nmelanoma/1.png,melanoma\n")
     with pytest.raises(UserError, match="has the class 'wart', the run knows melanoma"):
         calibrate.main([str(folder), "--calibrate", str(table)])
     table.unlink()
+
+
+def test_a_bundle_says_what_it_was_calibrated_on_and_no_folder(a_run, tmp_path):
+    root, folder = a_run
+    calibrate.main([str(folder), "--level", "0.8", "--no-unlike"])
+    whole = export(folder, tmp_path / "val") / "README.md"
+    assert "calibrated on the validation part of its data set" in whole.read_text()
+    content = read(folder) | {"on": str(root / "ward.csv"), "why_no_flag": f"no data set in {root / 'data'}"}
+    write_json(content, folder / FILE)
+    bundle = export(folder, tmp_path / "ward")
+    assert "calibrated on ward.csv" in (bundle / "README.md").read_text()
+    assert str(root) not in "".join(p.read_text() for p in bundle.glob("*.json"))
+    assert read(bundle)["sets"] == content["sets"] and cilmp.load(bundle).calibration["temperature"]
 
 
 def test_too_few_images_give_no_promise(a_run, capsys):
