@@ -48,6 +48,9 @@ def read(folder):
         raise UserError(f"{path} lists no files")
     for name in files:
         _check_name(name, path)
+    inner = (content.get("backbone") or {}).get("folder", "")
+    if inner and not any(name.startswith(f"{inner}/") for name in files):
+        raise UserError(f"{path} names a backbone outside the bundle, {inner!r}: it is refused")
     return content
 
 

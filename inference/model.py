@@ -140,7 +140,8 @@ class Model:
         if self.transform is None:
             raise UserError(f"{folder} was run with INPUT.NO_TRANSFORM: how images become tensors is not known here")
         self.calibration = _calibration_of(self.folder, self.classes)
-        self.learned_in = self.folder / kept["source"] if kept.get("source") else self.folder
+        own = bundle.is_bundle(self.folder) or not kept.get("source")  # a bundle holds what it needs
+        self.learned_in = self.folder if own else self.folder / kept["source"]
 
     def at_rest(self):
         """In evaluation mode, without gradients of parameters; returns the model."""

@@ -3,18 +3,17 @@
 import subprocess
 from functools import lru_cache
 
-from .paths import REPO
+from .paths import CHECKOUT, REPO
 
 
 def number():
-    """The installed version, or that of the checkout's pyproject.toml."""
+    """The version of the checkout that runs (another may be installed), else the installed one."""
     import importlib.metadata as metadata
 
-    try:
-        return metadata.version("cilmp")
-    except metadata.PackageNotFoundError:
+    if CHECKOUT:
         lines = (REPO / "pyproject.toml").read_text(encoding="utf-8").splitlines()
         return next((x.split('"')[1] for x in lines if x.startswith("version")), "unknown")
+    return metadata.version("cilmp")
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from cilmp.inference import bundle
 from cilmp.inference.export import export
 from cilmp.tests.inference.runs import NAMES, finished_run
 from dassl.utils.errors import UserError
-from dassl.utils.io import sha256_of
+from dassl.utils.io import sha256_file, sha256_of
 from dassl.utils.paths import REPO
 
 
@@ -98,6 +98,18 @@ def test_a_name_that_leads_out_is_refused(copied, name):
         cilmp.load(copied)
 
 
+def test_a_bundle_reads_nothing_beside_it(copied, exported, tmp_path):
+    """Tensors and backbone of another folder, which a forged bundle may name, are not looked at."""
+    reseal(copied, lambda content: content["backbone"].update(folder="../elsewhere"))
+    with pytest.raises(UserError, match="names a backbone outside the bundle"):
+        cilmp.load(copied)
+    reseal(copied, lambda content: content["backbone"].update(folder=""))
+    kept = json.loads((copied / "kept.json").read_text()) | {"source": "../elsewhere"}
+    (copied / "kept.json").write_text(json.dumps(kept))
+    reseal(copied, lambda content: content["files"].update({"kept.json": sha256_file(copied / "kept.json")}))
+    assert cilmp.load(copied).learned_in == copied
+
+
 class Trap:
     def __reduce__(self):
         return exit, (1,)
@@ -105,8 +117,6 @@ class Trap:
 
 def test_a_pickle_is_never_opened(copied):
     import pickle
-
-    from dassl.utils.io import sha256_file
 
     learner = "VLPromptLearner/learner.safetensors"
     for write in (lambda p: p.write_bytes(pickle.dumps(Trap())), lambda p: torch.save({"ctx": torch.zeros(2)}, p)):
