@@ -48,6 +48,16 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(skip)
 
 
+@pytest.fixture(autouse=True)
+def own_environment():
+    """A command's flags are written into the environment (its runs read them there): no further than its test."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """The folder of small real-image sets beside the repository; the test is skipped where it is absent."""

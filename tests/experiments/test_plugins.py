@@ -84,7 +84,7 @@ def test_what_needs_rows_runs_on_an_own_reader(place):
             DATA=str(place / "data"), BACKBONE="demo", SHOTS="2", EPOCHS="1", METHODS="CILMP",
             LLM=str(place / "rows.safetensors"))  # fmt: skip
     (path,) = place.glob("out/few_shot/MyDataset/CILMP/**/results.json")
-    assert set(json.loads(path.read_text())["reads"]) == {"split", "weights", "knowledge", "code"}
+    assert set(json.loads(path.read_text())["reads"]) == {"split", "weights", "knowledge", "code", "draws"}
 
 
 def test_list_names_a_plugins_method(place):

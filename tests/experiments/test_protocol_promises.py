@@ -56,7 +56,7 @@ def test_interrupted_run_goes_on_and_ends_equal(tmp_path, cache):
     while not list((tmp_path / "cut").glob("**/model.pth.tar-3")) and time.time() < deadline:
         time.sleep(0.02)
     running.send_signal(signal.SIGINT)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=180)
     assert running.returncode == 130 and "Traceback" not in errors and "goes on where it was" in errors
     assert not list((tmp_path / "cut").glob("**/model.pth.tar-40"))
     assert run(tmp_path / "cut", cache, *words, **settings).returncode == 0

@@ -81,7 +81,7 @@ def test_interrupted_and_taken_up_again(tmp_path):
     while running.poll() is None and not any("epoch [" in path.read_text() for path in tmp_path.glob(logs)):
         time.sleep(0.1)
     running.send_signal(signal.SIGINT)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=180)
     assert running.returncode == 130 and "goes on where it was" in errors and "Traceback" not in errors
     assert not list(tmp_path.glob("**/results.json"))
     done = driver(tmp_path, "base2new", "CoOp", "phantom", "1", EPOCHS="1", METHODS="CoOp")
