@@ -27,8 +27,10 @@ STYLE = """
   background: var(--block-background-fill) }
 .cilmp .answer { font-size: 1.6rem; font-weight: 700; margin: .9rem 0 .5rem; overflow-wrap: anywhere }
 .cilmp .bars { list-style: none; margin: 0; padding: 0 }
-.cilmp .bars li { display: grid; grid-template-columns: minmax(0, 11rem) minmax(2rem, 1fr) 4rem; gap: .6rem; align-items: center;
-  padding: .12rem 0; font-variant-numeric: tabular-nums }
+.cilmp .bars li {
+  display: grid; grid-template-columns: minmax(0, 11rem) minmax(2rem, 1fr) 4rem; gap: .6rem; align-items: center;
+  padding: .12rem 0;
+  font-variant-numeric: tabular-nums }
 .cilmp .bars li > :first-child { overflow-wrap: anywhere }
 .cilmp .bars li > :last-child { text-align: right }
 .cilmp .track { background: var(--border-color-primary); border-radius: 3px; height: .8rem }
