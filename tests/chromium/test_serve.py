@@ -1,6 +1,8 @@
 """The page of `cilmp serve` in a real browser: a DICOM file dropped, two runs side by side, similar images."""
 
+import importlib.util
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from cilmp.inference import serve
 from cilmp.tests.datasets import dicom_files
 from cilmp.tests.inference.runs import finished_run
 
-pytest.importorskip("gradio")
+if not importlib.util.find_spec("gradio") and "chromium" not in os.environ.get("CILMP_TEST_WITH", "").split():
+    pytest.skip("gradio is not installed", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def test_a_dicom_file_is_answered(chromium, up, width, tmp_path):
     words = chromium.find("body").text
     assert "No medical device" in words and "scan.dcm" in words and words.count("not calibrated") == 2
     assert len(chromium.all(".bars li")) == 6 and len(chromium.all(".pair img")) == 4 and chromium.all(".near img")
-    assert chromium.do("return document.documentElement.scrollWidth") == width
+    assert chromium.do("return document.documentElement.scrollWidth") <= width  # less a scroll bar
     assert [e for e in chromium.driver.get_log("browser") if e["level"] == "SEVERE"] == []
     logged = [json.loads(e["message"])["message"] for e in chromium.driver.get_log("performance")]
     asked = [m["params"]["request"]["url"] for m in logged if m["method"] == "Network.requestWillBeSent"]
