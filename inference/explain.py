@@ -107,7 +107,7 @@ def explain(model, image, classes=None, among=()):
     Args:
         model: Model. image: path, PIL image, array or tensor, as `Model.predict` takes it.
         classes: names to explain; None: the predicted one.
-        among: paths of training images, to find the nearest.
+        among: paths of training images, to find the nearest; or TrainingImages, read once for many calls.
 
     Raises:
         UserError: an unknown class, an unreadable image, an answer that is not a function of the image.
@@ -150,21 +150,40 @@ def seen(model, x):
     return Image.fromarray((x.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
 
-@torch.no_grad()
-def nearest(model, batch, files):
-    """[(file, cosine)] of the files nearest to an image (1, 3, H, H) by image features; None without files. Files that
-    can't be read are left out."""
-    if not files:
+def nearest(model, batch, among):
+    """[(file, cosine)] of the files nearest to an image (1, 3, H, H) by image features; None without files."""
+    if not among:
         return None
-    left, found = set(), []
-    own = model.image_features(batch).cpu()
-    for part in model.read(files, on_bad=lambda place, _: left.add(place)):
-        found.append(model.image_features(part).cpu() @ own[0])
-    if not found:
-        raise UserError(f"none of the {len(files)} images to look among can be read")
-    names = [str(f) for place, f in enumerate(files) if place not in left]
-    best = torch.cat(found).topk(min(NEAREST, len(names)))
-    return [(names[i], round(cosine, 4)) for cosine, i in zip(best.values.tolist(), best.indices.tolist())]
+    found = among if isinstance(among, TrainingImages) else TrainingImages.read(model, among)
+    return found.nearest(model, batch)
+
+
+@dataclass
+class TrainingImages:
+    """What to look among for images near to one: files, their unit features (N, d) under one model."""
+
+    files: list
+    features: torch.Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def read(cls, model, files):
+        """Of paths; those that can't be read are left out.
+
+        Raises:
+            UserError: none can be read.
+        """
+        left = set()
+        parts = [model.image_features(part).cpu() for part in model.read(files, on_bad=lambda at, _: left.add(at))]
+        if not parts:
+            raise UserError(f"none of the {len(files)} images to look among can be read")
+        return cls([str(f) for at, f in enumerate(files) if at not in left], torch.cat(parts))
+
+    @torch.no_grad()
+    def nearest(self, model, batch):
+        """[(file, cosine)] of the NEAREST, nearest first."""
+        best = (self.features @ model.image_features(batch).cpu()[0]).topk(min(NEAREST, len(self.files)))
+        return [(self.files[i], round(cosine, 4)) for cosine, i in zip(best.values.tolist(), best.indices.tolist())]
 
 
 def _large(image):

@@ -56,3 +56,22 @@ def _in_table(path, column):
     if not cells:
         raise UserError(f"{path}: the table has no row below its first line")
     return [str(path.parent / Path(cell).expanduser()) for cell in cells]
+
+
+def classes_of(words, files, classes):
+    """{file: class} of files that the words name, as far as it is known: by a table's column `label` (`name`, where
+    labels are numbers), else by the nearest folder that is called as one of the classes."""
+    found = {file: name for file in files if (name := _folder_class(Path(file), classes))}
+    for path in (Path(word).expanduser() for word in words):
+        if path.suffix.lower() in TABLES:
+            table = text_table.read(path)
+            place = table.find("name", "label", "class")
+            if place is not None:
+                found |= zip(_in_table(path, ""), (cells[place] for _, cells in table.rows))
+    return found
+
+
+def _folder_class(path, classes):
+    names = {name.replace("_", " ").strip().lower(): name for name in classes}
+    above = (folder.name.replace("_", " ").strip().lower() for folder in path.parents)
+    return next((names[name] for name in above if name in names), "")

@@ -1,72 +1,116 @@
 """The page of `cilmp serve`, with Gradio: on this machine, without network, analytics or kept uploads."""
 
+import atexit
 import contextlib
 import importlib.util
 import os
+import shutil
 import tempfile
+import threading
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
 import torch
 
 from dassl.utils.errors import ConfigError, UserError
 
-BANNER = """**No medical device.** Research software: it answers every image with one of its classes, whatever is shown,
-and must not be used to diagnose, treat or decide anything about a person."""
+from . import inputs, serve_html
+from .explain import TrainingImages
+
 LARGEST = "64mb"  # of an upload
 KEPT = 60  # seconds that an upload lives at most
 FONTS = ["system-ui", "sans-serif"]  # of the reader's machine: none is fetched
+ONE_AT_A_TIME = threading.Lock()  # `explain` watches towers by changing them for the time of a call
 
 
-def page(models):
+@dataclass
+class Among:
+    """What similar images are looked for in: of each model its TrainingImages; {file: class} as far as it is known."""
+
+    images: dict = field(default_factory=dict)
+    labels: dict = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, models, words):
+        """Of folders and tables; nothing where there are none.
+
+        Raises:
+            UserError: a word that names nothing, no image that can be read.
+        """
+        if not words:
+            return cls()
+        files = inputs.files_of(words)
+        names = dict.fromkeys(name for model in models for name in model.classes)
+        images = {id(model): TrainingImages.read(model, files) for model in {id(m): m for m in models}.values()}
+        return cls(images, inputs.classes_of(words, files, names))
+
+
+def page(models, among=None):
     """The Gradio Blocks of loaded Models, side by side.
 
     Raises:
         ConfigError: Gradio is missing; a transductive run.
     """
-    gr = gradio()
+    gr, among = gradio(), among or Among()
     for model in models:
         if model.transductive:
             raise ConfigError(f"{model.method} answers all images together: a page asks about one")
     with gr.Blocks(title="cilmp", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
-        gr.Markdown(BANNER)
-        file = gr.File(label="An image (PNG, JPEG, TIFF, DICOM ...)", type="filepath")
-        shown = []
+        _html(gr, serve_html.BANNER)
+        file = gr.File(label="Drop an image: PNG, JPEG, TIFF, DICOM ...", type="filepath", height=150)
+        name = _html(gr, "")
         with gr.Row():
+            shown = []
             for model in models:
-                with gr.Column():
-                    gr.Markdown(f"### {model.method} on {model.spec['dataset']}\n{model.folder}")
-                    shown += [gr.Label(label="probability", num_top_classes=min(len(model.classes), 8)), gr.Markdown(),
-                              gr.Image(label="what moved the answer", type="pil", interactive=False)]  # fmt: skip
+                with gr.Column(min_width=320):  # a phone shows them one below the other
+                    shown.append(_html(gr, serve_html.nothing(model)))
         record = gr.JSON(visible=False)
-        file.change(lambda path: _shown(models, path), file, shown, api_name=False, show_progress="minimal")
+        # the drop zone is emptied for the next image
+        file.upload(lambda path: _shown(models, path, among), file, [file, name, *shown], api_name=False)
         gr.Button(visible=False).click(lambda path: [asked(m, path) for m in models], file, record, api_name="answer")
     return blocks
 
 
+def _html(gr, value):
+    return gr.HTML(value, elem_classes="cilmp", js_on_load=None, apply_default_css=False)
+
+
 def gradio():
-    """Gradio, its analytics off before it is imported."""
+    """Gradio, its analytics off and its files in a folder of this process before it is imported."""
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError("a page needs gradio: pip install 'cilmp[serve]'")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("GRADIO_TEMP_DIR", _place())
     import gradio as gr
 
     return gr
 
 
+@cache
+def _place():
+    """A folder that goes with the process."""
+    folder = tempfile.mkdtemp(prefix="cilmp-serve-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 @contextlib.contextmanager
-def served(models, host, port, token=""):
+def served(models, host, port, token="", among=None):
     """A page that is up. Uploads lie in a folder of this call, which goes with it."""
     gr = gradio()
-    with tempfile.TemporaryDirectory(prefix="cilmp-serve-") as folder:
+    with tempfile.TemporaryDirectory(prefix="page-", dir=_place()) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # before the page is made
-        blocks = page(models)
+        blocks = page(models, among)
         try:
             blocks.launch(server_name=host, server_port=port, auth=("cilmp", token) if token else None, share=False,
                           quiet=True, show_error=True, max_file_size=LARGEST, prevent_thread_lock=True, pwa=False,
-                          footer_links=["api"], theme=gr.themes.Base(font=FONTS, font_mono=["monospace"]))  # fmt: skip
+                          footer_links=[], css=serve_html.STYLE,
+                          theme=gr.themes.Base(font=FONTS, font_mono=["monospace"]))  # fmt: skip
             yield blocks
         finally:
             blocks.close(verbose=False)
-            del os.environ["GRADIO_TEMP_DIR"]
+            os.environ["GRADIO_TEMP_DIR"] = _place()
 
 
 def asked(model, path):
@@ -82,13 +126,14 @@ def _without_place(error, path):
     return str(error).replace(str(path), "the image")
 
 
-def _answer(model, path):
+def _answer(model, path, among=()):
     """(record, Explanation)."""
-    found = model.explain(path)
-    batch = next(model.read(path))
-    with torch.no_grad():
-        logits, features = model.answers(batch)
-    judged = model.judged(logits.cpu().numpy(), features.cpu().numpy())
+    with ONE_AT_A_TIME:
+        found = model.explain(path, among=among)
+        batch = next(model.read(path))
+        with torch.no_grad():
+            logits, features = model.answers(batch)
+        judged = model.judged(logits.cpu().numpy(), features.cpu().numpy())
     said = found.classes[found.predicted].said.get("answers", [])
     return {
         "run": str(model.folder), "method": model.method, "answer": found.predicted,
@@ -97,31 +142,13 @@ def _answer(model, path):
     }, found  # fmt: skip
 
 
-def _shown(models, path):
-    """Values of the page's parts: of each run, bars, words, heat map."""
-    if not path:
-        return [None, "", None] * len(models)
-    parts = []
+def _shown(models, path, among):
+    """Values of the page's parts: none in the drop zone, the image's name, the answer of each run."""
+    parts = [None, f'<p>Of <strong>{serve_html.text(Path(path).name)}</strong>:</p>']
     for model in models:
         try:
-            record, found = _answer(model, path)
-            parts += [record["probabilities"], in_words(record, found), found.picture(found.predicted)]
+            record, found = _answer(model, path, among.images.get(id(model), ()))
+            parts.append(serve_html.answered(model, record, found, among.labels))
         except UserError as error:
-            parts += [None, f"**{_without_place(error, path)}**", None]
+            parts.append(serve_html.failed(model, _without_place(error, path)))
     return parts
-
-
-def in_words(record, found):
-    """The prediction set, the LLM's sentence, the check of the map, as Markdown."""
-    if record["set"] is None:
-        lines = ["No prediction set: this run is not calibrated (`cilmp calibrate`)."]
-    else:
-        lines = [f"Prediction set: {', '.join(record['set']) or 'empty'}."]
-    if record["unlike"]:
-        lines.append("**Unlike the training images.**")
-    lines += [f"> {' '.join(sentence.split())}" for sentence in record["said"]]
-    check = found.classes[found.predicted].check
-    sound = "says something" if check["deletion"] < check["random"] else "says no more than chance"
-    lines.append(f"The map {sound}: {check['deletion']:.2f} of probability on average while the image is taken away by "
-                 f"it, {check['random']:.2f} in random order.")  # fmt: skip
-    return "\n\n".join(lines)

@@ -13,7 +13,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DESCRIPTION = """A page on this machine: drop an image (DICOM too), see what finished runs or bundles answer, and why.
 
     cilmp serve output/few_shot/BUSI/CILMP/.../seed1/train_all my_bundle
-    cilmp serve my_bundle --host 0.0.0.0        # for others, too: then with a token, which is printed
+    cilmp serve my_bundle --among ~/data/BUSI/images   # similar training images, too
+    cilmp serve my_bundle --host 0.0.0.0                   # for others, too: then with a token, which is printed
 
 Nothing is sent anywhere, no upload is kept. It is no medical device.
 """
@@ -26,6 +27,8 @@ def parser():
     p.add_argument("--host", default="127.0.0.1", help="whom to listen to (default: this machine alone)")
     p.add_argument("--port", type=int, default=7860)
     p.add_argument("--token", default="", help="password of user cilmp (default: a new one where others can ask)")
+    p.add_argument("--among", nargs="+", default=[], metavar="FOLDER|CSV",
+                   help="the training images, to show those nearest to an image")  # fmt: skip
     p.add_argument("--api", action="store_true", help="print how a program asks, and go")
     p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add_places(p)
@@ -43,11 +46,11 @@ def main(argv=None):
     token = args.token or ("" if args.host in LOOPBACK else secrets.token_urlsafe(12))
 
     from .model import load
-    from .serve import gradio, served
+    from .serve import Among, gradio, served
 
     gradio()  # before runs are loaded
     models = [load(run, args.device, args.weights, args.plugin) for run in args.runs]
-    with served(models, args.host, args.port, token):
+    with served(models, args.host, args.port, token, Among.read(models, args.among)):
         if token:
             print(f"user cilmp, password {token}")
         print(f"http://{args.host}:{args.port} - stop with Ctrl-C", flush=True)

@@ -21,7 +21,11 @@ while true; do
           debian chromedriver chromium chromium-driver
           # of the second only axe.min.js is read; what it needs for itself (playwright) is not installed
           .venv/bin/python -m pip install --quiet --disable-pip-version-check "selenium>=4.20"
-          .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps axe-playwright-python==0.1.8 ;;
+          .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps axe-playwright-python==0.1.8
+          # gradio asks for a pillow below 13: with what it lacks by name, the environment's stays
+          .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gradio==6.31.0 \
+            gradio_client==2.7.2 hf_gradio==0.4.1 brotli fastapi starlette uvicorn groovy httpx "httpcore<2" orjson \
+            pydub python-multipart pytz "safehttpx<0.2" "semantic-version<3" "tomlkit<0.15" opentelemetry-api ;;
         *) echo "error: --with ${2:-}: choose slurm or chromium" >&2; exit 2 ;;
       esac
       export CILMP_TEST_WITH="${CILMP_TEST_WITH:-} $2"

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def test_whom_it_listens_to(run, monkeypatch):
     class Stop(Exception):
         pass
 
-    def served(models, host, port, token):
+    def served(models, host, port, token, among):
         seen.append(token)
         raise Stop
 
@@ -110,3 +111,20 @@ def test_gradio_is_missing(monkeypatch):
     with pytest.raises(UserError, match=r"pip install 'cilmp\[serve\]'"):
         serve.gradio()
     assert serve_command.LOOPBACK[0] == HOST
+
+
+def test_one_explanation_at_a_time(run, monkeypatch):
+    model, inside, most = cilmp.load(run[0], device="cpu"), [], []
+    explain = model.explain
+
+    def watched(*args, **kwargs):
+        inside.append(1)
+        most.append(len(inside))
+        found = explain(*args, **kwargs)
+        inside.pop()
+        return found
+
+    monkeypatch.setattr(model, "explain", watched)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: serve.asked(model, run[1][0]), range(2))
+    assert first == second and most == [1, 1]
