@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -27,6 +28,9 @@ if "cilmp" not in sys.modules:
 # Tests write nothing into the repository's output; sub-processes inherit this.
 OWN_CACHE = None if os.environ.get("CILMP_TEST_CACHE") else tempfile.mkdtemp(prefix="cilmp-tests-")
 os.environ["CILMP_CACHE"] = OWN_CACHE or os.environ["CILMP_TEST_CACHE"]
+# A shell starts what it runs in the background with SIGINT ignored, and so would be the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before torch is imported; equal threads, equal numbers. Of several processes each has one.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if os.environ.get("PYTEST_XDIST_WORKER") else "2")
 

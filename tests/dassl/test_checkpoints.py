@@ -65,14 +65,13 @@ def test_killed_within_an_epoch(make_cfg, workers):
     same_end(whole, again)
 
 
-@mark.parametrize("workers", [0, 1])
 @mark.parametrize(
-    "epoch, batch, kept",
+    "workers, epoch, batch, kept",
     [
-        (1, 0, "interrupted.pth.tar"),
-        (1, 1, "interrupted.pth.tar"),
-        (1, 2, "model.pth.tar-2"),
-        (2, 2, "model.pth.tar-3"),
+        (0, 1, 0, "interrupted.pth.tar"),
+        (1, 1, 1, "interrupted.pth.tar"),
+        (0, 1, 2, "model.pth.tar-2"),
+        (0, 2, 2, "model.pth.tar-3"),
     ],
 )
 @mark.parametrize("number, error", [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
