@@ -23,7 +23,8 @@ FLAGS = {  # variable: (flag's metavar, help); the flag wins over the variable
 }
 
 
-def _parser(word, about):
+def parser_of(word, about):
+    """The parser of a word of `cilmp`; its text keeps its lines."""
     form = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(prog=f"cilmp {word}", description=about, formatter_class=form)
 
@@ -58,7 +59,7 @@ def run(argv):
 
     listing = "\n".join(f"    {name:<14} {p.summary}" for name, p in PROTOCOLS.items())
     about = "All runs of a protocol, then their table. No data set: the demo; no seeds: 1 2 3."
-    p = _parser("run", f"{about}\n\n{listing}")
+    p = parser_of("run", f"{about}\n\n{listing}")
     p.add_argument("protocol", metavar="PROTOCOL")
     p.add_argument("method", metavar="METHOD[,METHOD ...]", help="CILMP, CoOp ... (any case), or all; one alone meets "
                    "zero-shot (CILMP: CoOp too) in its table")  # fmt: skip
@@ -72,7 +73,7 @@ def run(argv):
 
 def compare(argv):
     """cilmp compare [DATASET] [SEED ...]: every method, base2new unless --protocol says otherwise."""
-    p = _parser("compare", "Every method on one data set, one table. No data set: the demo; no seeds: 1 2 3.")
+    p = parser_of("compare", "Every method on one data set, one table. No data set: the demo; no seeds: 1 2 3.")
     p.add_argument("dataset", nargs="?", default="", metavar="DATASET")
     p.add_argument("seeds", nargs="*", metavar="SEED")
     p.add_argument("--protocol", default="base2new")
@@ -95,9 +96,9 @@ def _run(protocol, method, dataset, seeds):
 
 def sweep(argv):
     """cilmp sweep KEY=VALUE[,VALUE ...] ..."""
-    p = _parser("sweep", "A grid of settings, each a row of one table; finished runs are not repeated.\n\n"
-                "    cilmp sweep --method CILMP --seeds 1,2 TRAINER.CILMP.LOW_RANK_DIMENSION=4,8,16 "
-                "OPTIM.LR=0.0025,0.01")  # fmt: skip
+    p = parser_of("sweep", "A grid of settings, each a row of one table; finished runs are not repeated.\n\n"
+                  "    cilmp sweep --method CILMP --seeds 1,2 TRAINER.CILMP.LOW_RANK_DIMENSION=4,8,16 "
+                  "OPTIM.LR=0.0025,0.01")  # fmt: skip
     p.add_argument("--protocol", default="few_shot")
     p.add_argument("--method", default="CILMP")
     p.add_argument("--dataset", default="")
@@ -122,7 +123,7 @@ def study(argv):
     from .slurm import FLAGS
     from .study import LISTS
 
-    p = _parser("study", "Methods x data sets x protocols x shots x seeds: the plan with what is done, then what is "
+    p = parser_of("study", "Methods x data sets x protocols x shots x seeds: the plan with what is done, then what is "
                 "missing, then the tables. The same command goes on where it was.\n\n"
                 "    cilmp study --methods ZeroshotCLIP CoOp CILMP --datasets BUSI CHMNIST --shots 1 4 16 --seeds 1-5\n"
                 "    cilmp study my_study.yaml --workers 2        the same words as keys of a yaml file")  # fmt: skip
@@ -196,7 +197,7 @@ def _study(args, studies):
 
 def report(argv):
     """cilmp report [OUTPUT|ARCHIVE ...]"""
-    p = _parser("report", "All tables and pictures of output folders and archives, from the results in them.")
+    p = parser_of("report", "All tables and pictures of output folders and archives, from the results in them.")
     p.add_argument("sources", nargs="*", metavar="OUTPUT|ARCHIVE", help="default: $OUTPUT, else output/")
     p.add_argument("--to", default="", metavar="DIR", help="default: report/ in the first folder, beside an archive")
     p.add_argument("--metrics", nargs="+", default=[], metavar="METRIC", help="what tables show, by its name in "
@@ -211,8 +212,8 @@ def report(argv):
 
 def archive(argv):
     """cilmp archive OUTPUT FILE"""
-    p = _parser("archive", "Specs, results, predictions and few-shot lists of an output folder as one zip file, which "
-                "`cilmp report` reads. No images, no weights.")  # fmt: skip
+    p = parser_of("archive", "Specs, results, predictions and few-shot lists of an output folder as one zip file, "
+                  "which `cilmp report` reads. No images, no weights.")  # fmt: skip
     p.add_argument("output", metavar="OUTPUT")
     p.add_argument("file", metavar="FILE")
     args = p.parse_args(argv)
@@ -224,7 +225,7 @@ def archive(argv):
 
 def listing(argv):
     """cilmp list"""
-    p = _parser("list", "Methods, protocols, data sets, backbones and language models, one line each.")
+    p = parser_of("list", "Methods, protocols, data sets, backbones and language models, one line each.")
     p.add_argument("--plugin", action="append", default=[])
     p.add_argument("--data", default="", help="folder of data sets")
     args = p.parse_args(argv)

@@ -1,6 +1,5 @@
 """cilmp calibrate RUN|OUTPUT: temperature, prediction sets with a coverage promise, a flag for unlike images."""
 
-import argparse
 from functools import cached_property
 from pathlib import Path
 
@@ -8,12 +7,14 @@ import numpy as np
 
 from cilmp.experiments.calibration import FILE, free_of_choice
 from cilmp.experiments.collect import records
+from cilmp.experiments.commands import parser_of
 from cilmp.experiments.predictions import names_of, of_file, read
 from dassl.evaluation.figures import WHOLE_VAL
 from dassl.utils.errors import ConfigError, MissingFile, UserError
 from dassl.utils.io import read_json_object, sha256_file, write_json
 
 from . import bundle, calibration, conformal, unlike
+from .predict import add_places
 
 DESCRIPTION = """How sure a finished run's answers may be, from the whole val part of its data.
 
@@ -26,8 +27,7 @@ Writes calibration.json into the run's folder, which `cilmp predict` and `cilmp 
 
 
 def parser():
-    p = argparse.ArgumentParser("cilmp calibrate", description=DESCRIPTION,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p = parser_of("calibrate", DESCRIPTION)
     p.add_argument("run", metavar="RUN|OUTPUT", help="folder of a finished run, or one with many below it")
     p.add_argument("--level", type=float, default=0.9, help="share of new patients whose set holds the true class")
     p.add_argument("--method", default="lac", choices=conformal.METHODS, help="of the sets; class: level in each class")
@@ -35,9 +35,6 @@ def parser():
     p.add_argument("--seed", type=int, default=0, help="of the choice of one image a patient")
     p.add_argument("--no-unlike", action="store_true", help="no flag for unlike images: needs no images, no model")
     p.add_argument("--root", default="", help="where the data set lies now (default: where it was)")
-    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    from .predict import add_places
-
     add_places(p)
     return p
 

@@ -1,6 +1,5 @@
 """Why an image is answered as it is: heat maps, LLM rows, words, similar images; as objects, pictures, pages."""
 
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,12 +9,11 @@ from PIL import Image
 
 from cilmp.experiments.formats import grid, md
 from dassl.utils.errors import UserError, unknown_name
-from dassl.utils.io import write_json, write_text
+from dassl.utils.io import atomic_folder, write_json, write_text
 from dassl.utils.paths import slug
 
 from . import explain_maps as maps
 from . import explain_rows as rows
-from .explain_command import free
 
 SMALLEST = 384  # pixels: side of a picture; a smaller image is enlarged by a whole number
 STRONGEST = 0.65  # share of the heat's colour where it is 1
@@ -85,20 +83,13 @@ class Explanation:
 
     def save(self, folder):
         """Write pictures, explanation.json and explanation.md into a new folder, whole or not at all."""
-        folder = free(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-            place = Path(temporary, "explanation")
-            place.mkdir()
+        with atomic_folder(folder) as place:
             _large(self.image).save(place / "seen.png")
             for name in self.classes:
                 self.picture(name).save(place / self._file(name))
             write_json(self.record(), place / "explanation.json")
             write_text(as_text(self.record()), place / "explanation.md")
-            if folder.exists():
-                folder.rmdir()
-            place.rename(folder)
-        return folder
+        return Path(folder).expanduser().absolute()
 
 
 def explain(model, image, classes=None, among=()):

@@ -1,9 +1,7 @@
 """cilmp explain RUN IMAGE --out DIR: why an image is answered as it is, as pictures and words."""
 
-import argparse
-from pathlib import Path
-
-from dassl.utils.errors import UserError
+from cilmp.experiments.commands import parser_of
+from dassl.utils.io import free_folder
 
 from .predict import add_places
 
@@ -16,8 +14,7 @@ words near the learned context, the nearest training images. Pictures, explanati
 
 
 def parser():
-    p = argparse.ArgumentParser("cilmp explain", description=DESCRIPTION,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p = parser_of("explain", DESCRIPTION)
     p.add_argument("run", metavar="RUN", help="folder of a finished run, or a bundle")
     p.add_argument("image", metavar="IMAGE", help="any image file, DICOM too")
     p.add_argument("--out", required=True, metavar="DIR", help="where it goes: a new or empty folder")
@@ -25,14 +22,13 @@ def parser():
                    help="explain this class, more with more of these (default: the predicted one)")  # fmt: skip
     p.add_argument("--among", nargs="+", default=[], metavar="FOLDER|CSV",
                    help="the training images, to show those nearest to the image")  # fmt: skip
-    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add_places(p)
     return p
 
 
 def main(argv=None):
     args = parser().parse_args(argv)
-    folder = free(args.out)
+    folder = free_folder(args.out)  # before the run is loaded
     from . import inputs
     from .model import load
 
@@ -42,11 +38,3 @@ def main(argv=None):
     found.save(folder)
     print(f"{found.predicted}, probability {found.probabilities[found.predicted]:.3f}. Written: {args.out}")
     return 0
-
-
-def free(folder):
-    """The folder as an absolute path; UserError where it holds something."""
-    folder = Path(folder).expanduser().absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there and not empty: name a new folder")
-    return folder

@@ -1,13 +1,12 @@
 """cilmp export RUN DIR: a finished run as one folder to hand on."""
 
-import argparse
 import shutil
-import tempfile
 from pathlib import Path
 
 from cilmp.experiments import kept as keeping
+from cilmp.experiments.commands import parser_of
 from dassl.utils.errors import UserError
-from dassl.utils.io import write_json, write_text
+from dassl.utils.io import atomic_folder, free_folder, write_json, write_text
 from dassl.utils.version import number
 
 from . import bundle
@@ -24,15 +23,14 @@ CALIBRATION, TRAINING = "calibration.json", "calibration.safetensors"  # of `cil
 
 
 def parser():
-    p = argparse.ArgumentParser("cilmp export", description=DESCRIPTION,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p = parser_of("export", DESCRIPTION)
     p.add_argument("run", metavar="RUN", help="folder of a finished run")
     p.add_argument("folder", metavar="DIR", help="where the bundle goes: a new or empty folder")
     p.add_argument("--with-backbone", action="store_true", help="the backbone's weights too, so that it runs offline")
     p.add_argument("--onnx", action="store_true", help="model.onnx too: pixels to probabilities, for 1 to 64 images")
     p.add_argument("--push", default="", metavar="USER/NAME", help="upload it to the Hugging Face hub as well")
     p.add_argument("--public", action="store_true", help="of --push: a repository that everybody sees")
-    add_places(p)
+    add_places(p, device=False)
     return p
 
 
@@ -60,18 +58,10 @@ def export(run, folder, with_backbone=False, weights="", plugin=(), onnx=False):
     """
     from .model import load
 
-    folder = Path(folder).expanduser().absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there and not empty: name a new folder")
+    folder = free_folder(folder)  # before the run is loaded
     model = load(run, "cpu", weights, plugin)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        place = Path(temporary, "bundle")
-        place.mkdir()
+    with atomic_folder(folder) as place:
         fill(place, model, with_backbone, weights, onnx)
-        if folder.exists():
-            folder.rmdir()
-        place.rename(folder)
     return folder
 
 

@@ -1,9 +1,9 @@
 """cilmp predict RUN IMAGE|FOLDER|CSV ...: what a finished run says of new images."""
 
-import argparse
 import sys
 from pathlib import Path
 
+from cilmp.experiments.commands import parser_of
 from dassl.utils.errors import UserError
 
 SKIPPED = 3  # exit code where images could not be read
@@ -17,21 +17,21 @@ of its column image, path or file. Images that can't be read are named and left 
 
 
 def parser():
-    p = argparse.ArgumentParser("cilmp predict", description=DESCRIPTION,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p = parser_of("predict", DESCRIPTION)
     p.add_argument("run", metavar="RUN", help="folder of a finished run (it holds results.json) or of a bundle, "
                    "or hub:USER/NAME of one")  # fmt: skip
     p.add_argument("images", nargs="+", metavar="IMAGE|FOLDER|CSV")
     p.add_argument("--out", default="", metavar="FILE", help="write .csv, .json or .jsonl (default: print a table)")
     p.add_argument("--column", default="", help="of a table: the column that holds the files")
     p.add_argument("--batch-size", type=int, default=32, help="images at once")
-    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add_places(p)
     return p
 
 
-def add_places(p):
-    """Words for what may lie elsewhere than where the run was trained."""
+def add_places(p, device=True):
+    """Words for where a run is used: the device, and what may lie elsewhere than where it was trained."""
+    if device:
+        p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     p.add_argument("--weights", default="", metavar="FILE", help="the backbone's weights, where they lie elsewhere now")
     p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="the run's own method, likewise")
 

@@ -1,10 +1,10 @@
 """cilmp serve RUN [RUN ...]: a page on this machine that answers images."""
 
-import argparse
 import secrets
 import socket
 import threading
 
+from cilmp.experiments.commands import parser_of
 from dassl.utils.errors import ConfigError, UserError
 
 from .predict import add_places
@@ -21,8 +21,7 @@ Nothing is sent anywhere, no upload is kept. It is no medical device.
 
 
 def parser():
-    p = argparse.ArgumentParser("cilmp serve", description=DESCRIPTION,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p = parser_of("serve", DESCRIPTION)
     p.add_argument("runs", nargs="+", metavar="RUN", help="folders of finished runs, or bundles; several side by side")
     p.add_argument("--host", default="127.0.0.1", help="whom to listen to (default: this machine alone)")
     p.add_argument("--port", type=int, default=7860)
@@ -30,7 +29,6 @@ def parser():
     p.add_argument("--among", nargs="+", default=[], metavar="FOLDER|CSV",
                    help="the training images, to show those nearest to an image")  # fmt: skip
     p.add_argument("--api", action="store_true", help="print how a program asks, and go")
-    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add_places(p)
     return p
 

@@ -54,6 +54,28 @@ def _free(path):
     return shutil.disk_usage(path.parent).free
 
 
+def free_folder(path):
+    """A new or empty folder's absolute path; UserError where it holds something."""
+    path = Path(path).expanduser().absolute()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} is there and not empty: name a new folder")
+    return path
+
+
+@contextlib.contextmanager
+def atomic_folder(path):
+    """A temporary folder that becomes the new or empty folder `path` when all went well, and is removed otherwise."""
+    path = free_folder(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
+        place = Path(temporary, "new")
+        place.mkdir()
+        yield place
+        if path.exists():
+            path.rmdir()
+        place.rename(path)
+
+
 def write_text(text, path):
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
