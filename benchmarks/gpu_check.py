@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What the owner of a GPU runs first: does everything work on it, how fast, in how much memory; one file to send back.
 
-    bash scripts/gpu_check.sh [--small] [--out FILE]
+    bash scripts/gpu_check.sh [--small] [--parts PART ...] [--out FILE]
 
     steps      three training steps of every method in every precision, ViT-B/16 with random weights, B = 4
     memory     CILMP at B = 64 in every precision
@@ -37,11 +37,13 @@ from dassl.utils.errors import ConfigError, run_main
 from dassl.utils.io import write_json
 
 WORDS = tuple(AUTOCAST)
+PARTS = ("machine", "steps", "memory", "agreement", "speed", "training")
 
 
 def parser():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--small", action="store_true", help="every part in a reduced size (always so without CUDA)")
+    p.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="only these, in this order")
     p.add_argument("--out", metavar="FILE", default="gpu_check.json")
     return p
 
@@ -179,14 +181,11 @@ def _words(error):
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 
-PARTS = ("machine", "steps", "memory", "agreement", "speed", "training")
-
-
 def main(argv=None):
     args = parser().parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     check, report, failed = Check(device, args.small or device == "cpu"), {}, []
-    for part in PARTS:
+    for part in args.parts:
         print(f"{part} ...", flush=True)
         start = time.perf_counter()
         try:
