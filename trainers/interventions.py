@@ -25,10 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Numbers of D-wide rows whose dropout is drawn at once, on CPU and on a GPU: fixed, so that noise is a function of
-# seed, level and row alone.
-NUMBERS_AT_ONCE = (2**20, 2**24)
-
+from .dropped_sums import DroppedSums, pairs_of
 
 class Intervention(nn.Module):
     """Interventions of J levels on rows of width D, conditioned on features of width d.
@@ -64,7 +61,7 @@ class Intervention(nn.Module):
         fixed = left + right * self.up_bias[:, None] - R.mT  # (J, r, D)
         w0 = on_rows(h, fixed) + self.source_bias[:, None, None]
         pairs = zip(right.unbind(), self.up.mT.unbind())  # not right[j]: its backward fills J zero tensors of full size
-        m = torch.stack([F.linear(h.flatten(0, 1), _pairs(*pair)) for pair in pairs])  # (J, C P, r r)
+        m = torch.stack([F.linear(h.flatten(0, 1), pairs_of(*pair)) for pair in pairs])  # (J, C P, r r)
         return w0, m.unflatten(1, h.shape[:2]).unflatten(-1, (R.shape[-1],) * 2)
 
     def differences(self, terms, v):
@@ -81,11 +78,6 @@ def _linear(levels, width_in, width_out):
     layers = [nn.Linear(width_in, width_out) for _ in range(levels)]
     weight = nn.Parameter(torch.stack([x.weight.detach() for x in layers]))
     return weight, nn.Parameter(torch.stack([x.bias.detach() for x in layers]))
-
-
-def _pairs(a, b):
-    """(r r, D) with row i r + k = a[i] * b[k], of a, b (r, D)."""
-    return (a[:, None] * b.contiguous()).flatten(0, 1)
 
 
 def on_rows(h, weights):
@@ -109,7 +101,7 @@ def coordinates_shared_dropout(h, w, A, R, p):
     for a, r in zip(A, R):
         mask = torch.empty(h.shape, device=h.device).bernoulli_(keep).div_(keep)  # (C, P, D)
         base.append((mask * h) @ a.mT)  # (C, P, r)
-        maps.append(F.linear(mask, _pairs(a, r.mT)).unflatten(-1, (A.shape[1],) * 2))  # (C, P, r, r)
+        maps.append(F.linear(mask, pairs_of(a, r.mT)).unflatten(-1, (A.shape[1],) * 2))  # (C, P, r, r)
     return torch.stack(base)[:, None] + torch.einsum("jcprk,jbcpk->jbcpr", torch.stack(maps), w)
 
 
@@ -123,93 +115,6 @@ def coordinates_hidden_dropout(h, w, A, R, p):
     base, maps = DroppedSums.apply(h, A, R, w.shape[1], p, seed)
     lost = base + torch.einsum("jbcprk,jbcpk->jbcpr", maps, w)
     return (coordinates(h, w, A, R) - lost) / (1 - p)
-
-
-class DroppedSums(torch.autograd.Function):
-    """A (z h) (J, B, C, P, r) and A diag(z) R (J, B, C, P, r, r), z fresh for every level, image and row of h.
-
-    Both are sums of rows of small tables (D, r) and (D, r r), one bag of dimensions a token. Backward draws the same
-    dropouts again and sums the other way, one bag of tokens a dimension.
-    """
-
-    @staticmethod
-    def forward(ctx, h, A, R, images, p, seed):
-        ctx.save_for_backward(h, A, R)
-        ctx.p, ctx.seed = p, seed
-        (J, r, _), grid = A.shape, (images, *h.shape[:2])
-        base, maps = A.new_empty(J, math.prod(grid), r), A.new_empty(J, math.prod(grid), r * r)
-        for j in range(J):
-            a, pairs = A[j].mT.contiguous(), _pairs(A[j], R[j].mT).mT.contiguous()
-            for at, _, dimension, number, starts in _dropped(h, base.shape[1], p, seed + j):
-                base[j, at] = _bags(a, dimension, starts, number)
-                maps[j, at] = _bags(pairs, dimension, starts)
-        return base.view(J, *grid, r), maps.view(J, *grid, r, r)
-
-    @staticmethod
-    def backward(ctx, grad_base, grad_maps):
-        h, A, R = ctx.saved_tensors
-        J, r, D = A.shape
-        grad_base, grad_maps = grad_base.reshape(J, -1, r), grad_maps.reshape(J, -1, r * r)
-        grad_A, grad_R = torch.empty_like(A), torch.empty_like(R)
-        each = torch.arange(D + 1, dtype=torch.int16 if D < 2**15 else torch.int32, device=h.device)
-        for j in range(J):
-            a, pairs = A.new_zeros(D, r), A.new_zeros(D, r * r)  # gradients of the tables
-            for at, token, dimension, number, _ in _dropped(h, grad_base.shape[1], ctx.p, ctx.seed + j):
-                count = at.stop - at.start
-                dimension = dimension.masked_fill_(token == count, D).to(each.dtype)
-                dimension, order = dimension.sort(stable=True)
-                token, number = token.clamp_(max=count - 1).index_select(0, order), number.index_select(0, order)
-                starts = torch.searchsorted(dimension, each, out_int32=True)
-                a += _bags(grad_base[j, at], token, starts, number)
-                pairs += _bags(grad_maps[j, at], token, starts)
-            pairs = pairs.mT.contiguous().view(r, r, D)
-            grad_A[j] = (pairs * R[j].mT.contiguous()).sum(1).add_(a.mT)
-            grad_R[j] = (pairs * A[j][:, None]).sum(0).mT
-        return None, grad_A, grad_R, None, None, None
-
-
-def _bags(table, index, starts, weight=None):
-    """Sums of table[index] (times weight) over bags that begin at `starts`; the last is left out."""
-    return F.embedding_bag(index, table, starts, mode="sum", per_sample_weights=weight)[:-1]
-
-
-def _dropped(h, tokens, p, seed):
-    """(slice, token, dimension, number, starts) of blocks of tokens (image, class, row): what dropout drops, in order.
-
-    token: int32, counted from the block's first; the block's length marks entries beyond the last token, to be ignored.
-    number: of h at the token's row and the dimension. starts: where each token's entries begin, then those beyond.
-    """
-    base, width = h.flatten(0, 1), h.shape[-1]  # (C P, D): token n of the grid belongs to base[n % (C P)]
-    size = max(1, NUMBERS_AT_ONCE[h.is_cuda] // width)
-    generator = torch.Generator(h.device)
-    for block, start in enumerate(range(0, tokens, size)):
-        at = slice(start, min(start + size, tokens))
-        generator.manual_seed((seed + 1_000_003 * block) % 2**63)
-        count = at.stop - at.start
-        place = _places(count * width, p, generator, h.device)
-        each = torch.arange(count + 1, dtype=torch.int32, device=h.device)
-        starts = torch.searchsorted(place, each * width, out_int32=True)
-        lengths = torch.diff(starts, append=starts.new_full((1,), len(place)))
-        token = each.repeat_interleave(lengths, output_size=len(place))
-        row = ((each + start) % len(base)).repeat_interleave(lengths, output_size=len(place))
-        dimension = place.sub_(token * width).clamp_(max=width - 1)
-        yield at, token, dimension, h.flatten().index_select(0, row.mul_(width).add_(dimension)), starts
-
-
-def _places(total, p, generator, device):
-    """Where, of `total` independent trials of probability p, one succeeds: int32, ascending; the last lie beyond.
-
-    A random number a success, not a trial. How many there will be is random too: twelve standard deviations more than
-    the mean are drawn, so that no device has to be asked (too few: less than once in 1e25 draws).
-    """
-    draws = min(total, math.ceil(total * p + 12 * math.sqrt(total * p * (1 - p)) + 60))
-    steps = _steps(torch.empty(draws, dtype=torch.float32, device=device).uniform_(generator=generator), p)
-    return steps.clamp_(max=total).int().cumsum(0, dtype=torch.int32).sub_(1)
-
-
-def _steps(uniform, p):
-    """From one success to the next, of u in [0, 1): geometric, 1 + log(1 - u) / log(1 - p), still to be floored."""
-    return uniform.neg_().add_(1).log_().mul_(1 / math.log1p(-p)).add_(1)
 
 
 def kaiming(*shape):

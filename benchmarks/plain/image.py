@@ -17,7 +17,7 @@ def plain_image(model, images, levels=(), replace="append"):
     n = levels[0].shape[-2] if len(levels) else 0
     here = slice(S, S + n) if replace == "append" else slice(tower.prefix, tower.prefix + n)
     if n and replace == "append":
-        x = torch.cat([x, torch.zeros(len(x), n, x.shape[-1])], dim=1)
+        x = torch.cat([x, x.new_zeros(len(x), n, x.shape[-1])], dim=1)
 
     def write(x, prompts):
         return torch.cat([x[:, : here.start], prompts.expand(len(x), n, -1), x[:, here.stop :]], dim=1)

@@ -42,7 +42,7 @@ def plain_text(model, ids, slots=(), details=False):
     tower = _Bert(model) if type(getattr(model, "text", model)).__name__ == "HFTextEncoder" else _Clip(model)
     C, T = ids.shape
     B = max([1] + [level.shape[0] for s in slots for level in s.levels])
-    index, real, shift = _assemble(ids, slots, tower)
+    index, real, shift = (t.to(ids.device) for t in _assemble(ids.cpu(), slots, tower))
     words = tower.embed(ids)[None].expand(B, -1, -1, -1)
     widths = [s.levels[0].shape[2] for s in slots]
 
@@ -52,7 +52,7 @@ def plain_text(model, ids, slots=(), details=False):
         live = [t.expand(B, C, -1, -1) for t in live]
         pool = torch.cat([words, *live], dim=2)
         picked = pool.gather(2, index[None, :, :, None].expand(B, -1, -1, pool.shape[-1]))
-        here = torch.zeros(C, T, dtype=torch.bool)
+        here = torch.zeros(C, T, dtype=torch.bool, device=ids.device)
         start = T
         for s, P in zip(slots, widths):
             if level < len(s.levels):
@@ -124,7 +124,7 @@ class _Clip:
 
     def _mask(self, x):
         length = x.shape[1]
-        return torch.full((length, length), float("-inf")).triu(1) if self.causal else None
+        return x.new_full((length, length), float("-inf")).triu(1) if self.causal else None
 
     def embed(self, ids):
         return self.text.token_embedding(ids)
@@ -140,7 +140,7 @@ class _Clip:
         else:
             eos = ids == getattr(self.text, "text_eos_id", getattr(self.text, "eos_id", None))
             end = eos.int().argmax(-1) if pool == "eos" else ids.argmax(-1)
-            pooled = x[:, torch.arange(len(ids)), end + shift]
+            pooled = x[:, torch.arange(len(ids), device=x.device), end + shift]
         projection = self.text.text_projection
         return projection(pooled) if isinstance(projection, torch.nn.Module) else pooled @ projection
 
@@ -156,7 +156,7 @@ class _Bert:
 
     @staticmethod
     def _block(block, x, real):
-        mask = torch.zeros(real.shape, dtype=x.dtype).masked_fill(~real, torch.finfo(x.dtype).min)[:, None, None]
+        mask = torch.zeros(real.shape, dtype=x.dtype, device=x.device).masked_fill(~real, torch.finfo(x.dtype).min)[:, None, None]
         out = block(x, mask)
         return out if torch.is_tensor(out) else out[0]
 

@@ -13,7 +13,7 @@ from cilmp.experiments.settings import base_config
 from cilmp.tests.backbones.small_models import images
 from cilmp.tests.official import cilmp as numbers
 from cilmp.tests.trainers import cilmp_cases as cases
-from cilmp.trainers import interventions
+from cilmp.trainers import dropped_sums, interventions
 from cilmp.trainers.cilmp import CILMP
 from dassl.utils.errors import UserError
 from dassl.utils.paths import REPO
@@ -176,10 +176,22 @@ def test_official_logits_loss_and_gradients(official, ours):
 # ---- dropout, controls, counts
 
 
+@pytest.fixture(params=[dropped_sums.Gaps, dropped_sums.Masks], ids=["gaps", "masks"])
+def drawn(request, monkeypatch):
+    """drawn(rows): dropouts as on a CPU or as on a GPU, so many 75-wide rows at once."""
+
+    def choose(rows):
+        monkeypatch.setattr(dropped_sums, "drawn_on", lambda device: request.param)
+        monkeypatch.setattr(request.param, "NUMBERS", rows * 75)
+
+    return choose
+
+
 @pytest.mark.parametrize("mode", ["hidden", "shared"])
-def test_dropout_law(mode):
+def test_dropout_law(mode, drawn):
     """Mean and variance of a token under dropout, against the law: independent keep with probability 0.9, over 0.9."""
     torch.manual_seed(0)
+    drawn(100)
     clip = cases.small("openai")
     ours = cases.learner(clip, NAMES[:2], cases.rows([5, 5], 64), DROPOUT=0.1, DROPOUT_MODE=mode, **SMALL)
     cases.wake(ours)
@@ -214,20 +226,23 @@ def d_wide(h, w, A, R, p, seed):
     """What `coordinates_hidden_dropout` stands for, at width D under the mask of that seed; and the mask (J, N, D)."""
     keep = torch.ones(len(A), w[0, ..., 0].numel(), h.shape[-1], dtype=h.dtype)
     for j in range(len(A)):
-        for at, token, dimension, _, _ in interventions._dropped(h, keep.shape[1], p, seed + j):
-            inside = token < at.stop - at.start
-            keep[j, at][token[inside].long(), dimension[inside].long()] = 0
+        for block in dropped_sums.drawn_on(h.device).blocks(h, keep.shape[1], p, seed + j):
+            if isinstance(block, dropped_sums.Masks):
+                keep[j, block.at] -= block.z
+                continue
+            inside = block.token < block.count
+            keep[j, block.at][block.token[inside].long(), block.dimension[inside].long()] = 0
     e = h + torch.einsum("jbcpk,jdk->jbcpd", w, R)
     return torch.einsum("jbcpd,jrd->jbcpr", keep.view(e.shape) * e / (1 - p), A), keep
 
 
 @pytest.mark.parametrize("p", [0.02, 0.1, 0.6])
 @pytest.mark.parametrize("rows_at_once", [1, 4, 1000])
-def test_dropout_is_that_of_wide_rows(p, rows_at_once, monkeypatch):
+def test_dropout_is_that_of_wide_rows(p, rows_at_once, drawn):
     """Tokens and gradients, of the very same mask."""
     torch.manual_seed(0)
     J, B, C, P, D, r = 2, 5, 3, 2, 75, 4
-    monkeypatch.setattr(interventions, "NUMBERS_AT_ONCE", (rows_at_once * D, 0))
+    drawn(rows_at_once)
     h, *learned = (torch.randn(n, dtype=torch.float64) for n in [(C, P, D), (J, B, C, P, r), (J, r, D), (J, D, r)])
     learned = [x.requires_grad_() for x in learned]
     before = torch.get_rng_state()
@@ -244,7 +259,7 @@ def test_dropout_is_that_of_wide_rows(p, rows_at_once, monkeypatch):
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_steps_between_dropped_numbers_are_geometric(p):
     """The law itself, of all 2^24 uniform numbers that there are: off by no more than their resolution."""
-    steps = interventions._steps(torch.arange(2**24, dtype=torch.float32) / 2**24, p).long()
+    steps = dropped_sums._steps(torch.arange(2**24, dtype=torch.float32) / 2**24, p).long()
     share = torch.bincount(steps).double() / 2**24
     n = torch.arange(len(share))
     wanted = (p * (1 - p) ** (n - 1.0)).masked_fill(n == 0, 0)
@@ -257,7 +272,7 @@ def test_places_are_independent_trials():
     generator, total = torch.Generator().manual_seed(0), 2000
     hit = torch.zeros(400, total)
     for n in range(400):
-        place = interventions._places(total, 0.1, generator, "cpu")
+        place = dropped_sums._places(total, 0.1, generator, "cpu")
         assert place[-1] >= total, "enough were drawn"
         hit[n, place[place < total].long()] = 1
     hit = (hit - 0.1) / 0.3
@@ -268,9 +283,9 @@ def test_places_are_independent_trials():
     assert (hit[1:] * hit[:-1]).mean().abs() < 5 / hit.numel() ** 0.5
 
 
-def test_noise_is_a_function_of_seed_level_and_row(monkeypatch):
+def test_noise_is_a_function_of_seed_level_and_row(drawn):
     """A row's mask does not change with how many rows follow it."""
-    monkeypatch.setattr(interventions, "NUMBERS_AT_ONCE", (8 * 75, 0))
+    drawn(8)
     h, A, R = torch.randn(3, 2, 75), torch.randn(2, 4, 75), torch.randn(2, 75, 4)
     few, many = (d_wide(h, torch.zeros(2, images, 3, 2, 4), A, R, 0.1, 7)[1] for images in (3, 5))
     assert torch.equal(few, many[:, : few.shape[1]]) and not torch.equal(few[0], few[1])

@@ -19,12 +19,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cilmp import trainers
+from cilmp.benchmarks import cases
 from cilmp.tests.backbones import small_models
 from cilmp.tests.trainers import cilmp_cases, test_every_method
 from cilmp.tests.trainers import plain_methods as plain
-from cilmp.trainers import interventions
+from cilmp.trainers.dropped_sums import DroppedSums
 from cilmp.trainers.precision import in_towers
 
+SMALL_IMAGE = {"image_size": 224, "layers": 1, "width": 64, "patch_size": 32}
+SMALL_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 12}
 METHODS = sorted(trainers.methods())
 
 
@@ -72,6 +75,8 @@ def replaced(module, change, recurse=True):
 @pytest.fixture
 def cuda(monkeypatch):
     """The mode at work, and small models that come on its device."""
+    for family in small_models.FAMILIES:
+        small_models._original(family, 0, None)  # kept for the session: made outside the mode
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     generator = torch.Generator
@@ -86,8 +91,6 @@ def cuda(monkeypatch):
 
     monkeypatch.setattr(plain, "context", on_cuda)
     monkeypatch.setattr(plain, "small", lambda *args: small_models.small(*args).to("cuda"))
-    for family in small_models.FAMILIES:
-        small_models._original(family, 0, None)  # kept for the session: made outside the mode
     with FakeCuda(allow_non_fake_inputs=True) as mode:
         yield mode
 
@@ -179,14 +182,34 @@ class Launches(TorchDispatchMode):
 
 
 def test_dropout_of_cilmp_takes_few_launches(cuda):
-    """A pass at the paper's size, B = 64 and C = 8, prefix or suffix: a block a level (96 in the CPU's blocks)."""
+    """A pass at the paper's size, B = 64 and C = 8, prefix or suffix: a block a level (192 in the CPU's blocks)."""
     h, A, R = (torch.empty(n, device="cuda") for n in [(8, 4, 4096), (12, 8, 4096), (12, 4096, 8)])
     cuda.in_step, kept = True, SimpleNamespace(save_for_backward=lambda *x: setattr(kept, "saved_tensors", x))
     with Launches() as forward:
-        grads = interventions.DroppedSums.forward(kept, h, A, R, 64, 0.1, 0)
+        grads = DroppedSums.forward(kept, h, A, R, 64, 0.1, 0)
     with Launches() as backward:
-        interventions.DroppedSums.backward(kept, *grads)
-    assert forward.count <= 12 * 40 and backward.count <= 12 * 55
+        DroppedSums.backward(kept, *grads)
+    assert forward.count <= 12 * 14 and backward.count <= 12 * 21, (forward.count, backward.count)
+
+
+@pytest.fixture
+def small_towers(monkeypatch):
+    """Benchmarks on narrow towers; made once outside the mode, so that what they import is there."""
+    small = {"vision_cfg": SMALL_IMAGE, "text_cfg": SMALL_TEXT}
+    monkeypatch.setattr(cases, "CONFIG", cases.CONFIG | small)
+    cases.towers.cache_clear()
+    cases.towers("cpu")
+    yield
+    cases.towers.cache_clear()
+
+
+@pytest.mark.parametrize("case", ["cilmp/step/train/b4c8", "cilmp/text/train/b4c8", "cocoop/step/eval/b4c8",
+                                  "coop/text/train/c8"])  # fmt: skip
+def test_both_forms_of_a_benchmark_are_on_one_device(case, small_towers, cuda):
+    _, kind, sizes = cases.CASES[case]
+    step = kind(device="cuda", **sizes)
+    step.train = False  # no backward without a driver
+    assert step.fast().device.type == step.plain().device.type == "cuda"
 
 
 @pytest.mark.parametrize("method", ["SSText", "TipAdapter", "TransCLIPFS"])
