@@ -80,10 +80,11 @@ class Block(nn.Module):
         y = self.attend_input(x)
         return self.finish(x, self.mix(self.q(y), self.k(y), self.v(y), mask))
 
-    def mix(self, q, k, v, mask=None):
-        """Attention of queries (N, s, w) to keys and values (N, S, w): (N, s, w)."""
+    def mix(self, q, k, v, mask=None, drop=0.0):
+        """Attention of queries (N, s, w) to keys and values (N, S, w): (N, s, w); drop: dropout of its weights."""
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))  # (N, heads, ., e)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)
+        return mixed.transpose(1, 2).flatten(-2)
 
 
 def convert(block):

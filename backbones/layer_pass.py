@@ -24,7 +24,17 @@ class LayerPass:
         causal: whether a token sees only itself and what stands before it.
         dtype: of the tower.
         drop: dropout of attention weights.
+
+    NUMBERS_AT_ONCE: of tokens whose layer states are kept at once; 4096 tokens of width 512 are about 1.5 GiB over 12
+        layers in training. A larger (image, class) grid runs in pieces that are recomputed in backward.
     """
+
+    NUMBERS_AT_ONCE = 2**21
+
+    @staticmethod
+    def kept(prompts):
+        """Tokens of one sequence whose states are kept: those that live."""
+        return prompts.live_tokens
 
     def __init__(self, prompts, entered, causal, dtype, drop=0.0):
         self.segments, self.dtype, self.drop = prompts.segments, dtype, drop

@@ -17,13 +17,15 @@ from dassl.utils.errors import UserError
 
 from .autocast import own_precision
 from .blocks import dropped
+from .dense_pass import DensePass
 from .layer_pass import LayerPass
 from .prompt import Frame
 from .rows import exporting
 
-# Tokens whose layer states are kept at once (times width): 4096 tokens of width 512, about 1.5 GiB over 12 layers
-# in training. A larger (image, class) grid runs in pieces that are recomputed in backward.
-TOKENS_AT_ONCE = 2**21
+
+def pass_on(device):
+    """How prompts pass through the blocks: LayerPass multiplies least, DensePass starts the fewest operations."""
+    return DensePass if device.type == "cuda" else LayerPass
 
 
 class TextTower(nn.Module):
@@ -138,7 +140,8 @@ class TextTower(nn.Module):
         """Rows of (image slice, class slice) that cover the grid, each at most `chunk` pairs."""
         images, classes = prompts.grid
         if chunk is None:
-            chunk = max(1, TOKENS_AT_ONCE // (self.width * prompts.live_tokens))
+            way = pass_on(self.position.device)
+            chunk = max(1, way.NUMBERS_AT_ONCE // (self.width * way.kept(prompts)))
         c = min(classes, chunk)
         b = max(1, chunk // c)
         return [
@@ -154,7 +157,8 @@ class TextTower(nn.Module):
     def _encode(self, prompts):
         """(b, c, d) of one piece."""
         entered = (self._enter(segment, prompts.classes) for segment in prompts.segments)
-        pooled = LayerPass(prompts, entered, self.causal, self.position.dtype, self.drop[1]).through(self.blocks)
+        way = pass_on(self.position.device)
+        pooled = way(prompts, entered, self.causal, self.position.dtype, self.drop[1]).through(self.blocks)
         return self.project(self.final_norm(pooled)).expand(-1, prompts.classes, -1)
 
     def _enter(self, segment, classes):

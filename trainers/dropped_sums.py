@@ -1,7 +1,7 @@
 """What a dropout of D-wide rows takes from their r coordinates (CILMP's dropout before A; see interventions).
 
-With z (0 or 1) what is dropped of row h: A (z h), r numbers, and A diag(z) R, r r numbers. Both are sums of rows of small
-tables, (D, r) and (D, r r), over the dropped dimensions. Where those come from depends on the device:
+With z (0 or 1) what is dropped of row h: A (z h), r numbers, and A diag(z) R, r r numbers. Both are sums of rows of
+small tables, (D, r) and (D, r r), over the dropped dimensions. How those are drawn depends on the device:
 
     Gaps     on a CPU: a random number a success, not a trial, and one bag of table rows a token; no D-wide row
     Masks    on a GPU: z itself, a block of rows at a time, and matrix products; few launches, nothing to sort

@@ -27,6 +27,7 @@ from torch import nn
 
 from .dropped_sums import DroppedSums, pairs_of
 
+
 class Intervention(nn.Module):
     """Interventions of J levels on rows of width D, conditioned on features of width d.
 

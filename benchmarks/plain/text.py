@@ -156,7 +156,7 @@ class _Bert:
 
     @staticmethod
     def _block(block, x, real):
-        mask = torch.zeros(real.shape, dtype=x.dtype, device=x.device).masked_fill(~real, torch.finfo(x.dtype).min)[:, None, None]
+        mask = x.new_zeros(real.shape).masked_fill(~real, torch.finfo(x.dtype).min)[:, None, None]
         out = block(x, mask)
         return out if torch.is_tensor(out) else out[0]
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cilmp.backbones import layer_pass
+from cilmp.backbones import layer_pass, text
+from cilmp.backbones.dense_pass import DensePass
+from cilmp.backbones.layer_pass import LayerPass
 from cilmp.backbones.rank import Basis, LowRank, RankMap
 from cilmp.benchmarks.plain.text import Slot, plain_text, plain_text_late
 from cilmp.tests.backbones.small_models import original, small, tokenizer
@@ -44,6 +46,13 @@ def check(fast, plain, leaves):
 def sentences(family):
     model = original(family)
     return model, tokenizer(family)(NAMES, model.context_length), small(family).text
+
+
+@pytest.fixture(autouse=True, params=[LayerPass, DensePass], ids=["layer_pass", "dense_pass"])
+def way(request, monkeypatch):
+    """Both ways through the blocks, that of a CPU and that of a GPU."""
+    monkeypatch.setattr(text, "pass_on", lambda device: request.param)
+    return request.param
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -149,6 +158,7 @@ def test_rows_beyond_a_class_s_length_change_nothing(family):
         torch.testing.assert_close(text.encode(frame.fill(levels)), text.encode(frame.fill(spoiled)))
 
 
+@pytest.mark.parametrize("way", [LayerPass], indirect=True)
 @pytest.mark.parametrize("family", ["openai", "bert"])
 def test_padding_of_short_names_never_enters_a_block(family):
     _, _, text = sentences(family)
@@ -186,6 +196,7 @@ def test_words_of_a_phrase_stand_where_the_sentence_has_them(family):
 # ---- what must not pass silently
 
 
+@pytest.mark.parametrize("way", [LayerPass], indirect=True)
 def test_what_depends_on_a_basis_alone_is_computed_once_for_all_that_share_it(monkeypatch):
     """Two slots in one Basis: one map a block and level; equal numbers in another Basis are another map."""
     _, _, text = sentences("openai")
@@ -277,6 +288,12 @@ def test_late_tokens_take_no_room():
 
 def test_dropout_acts_where_bert_trains_with_it(monkeypatch):
     """A stand-in for dropout that any place would show in: rows of both models go through it alike, or differ."""
+
+    def attention(q, k, v, attn_mask=None, dropout_p=0.0):
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~attn_mask, float("-inf"))
+        return F.dropout(scores.softmax(-1), dropout_p) @ v
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attention)  # its dropout would be one of its own
     monkeypatch.setattr(F, "dropout", lambda x, p=0.5, training=True, inplace=False: x + p * x**2 * training)
     model, clip = original("bert"), small("bert")
     model.text.transformer.config._attn_implementation = "eager"
