@@ -12,13 +12,16 @@ import torch
 from cilmp import backbones
 from dassl.data.data_manager import DatasetWrapper
 from dassl.engine import TrainerX
+from dassl.engine.base import NonFiniteLoss
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils.errors import ConfigError
 
 from .features import FeatureItems, check_bound, hand_out_features, in_place_of
 from .learner import Context, Learner, unit
-from .precision import AUTOCAST, in_towers, runs_as
+from .precision import AUTOCAST, in_towers, reproducible, runs_as
 from .schedules import cosine_over_steps, laid_over
+
+SMALLEST_SCALE = 2.0**-10  # of a loss in float16; gradients that overflow below it are not finite
 
 __all__ = ["Context", "Learner", "PromptTrainer", "unit"]  # all that a plugin's method needs
 
@@ -179,8 +182,27 @@ class PromptTrainer(TrainerX):
             items.of(self.epoch)
             self.train_seconds += time.time() - start
 
+    def train(self):
+        with reproducible(self.device, self.cfg.TRAIN.DETERMINISTIC):
+            super().train()
+
     def parse_batch_train(self, batch):
         return self.parse_batch_test(batch)
+
+    def one_step(self, batch):
+        """As often as the scaler leaves the step out because float16 overflowed: its first scale, 65536, often is too
+        large for a prompt's gradients, and a run of few steps would end having made none."""
+        while True:
+            scale = self.scaler and self.scaler.get_scale()
+            summary = super().one_step(batch)
+            if self.scaler is None or self.scaler.get_scale() >= scale:
+                return summary
+            if scale < SMALLEST_SCALE:
+                self.read_anomaly()
+                raise NonFiniteLoss(
+                    f"gradients are not finite in float16 at any scale (epoch {self.epoch + 1}, batch "
+                    f"{self.batch_idx + 1}): set TRAINER.{self.node_name()}.PREC to bf16 or fp32, or lower OPTIM.LR"
+                )
 
     def forward_backward(self, batch):
         images, labels = self.parse_batch_train(batch)

@@ -129,6 +129,7 @@ _C.TRAIN.CACHE_FEATURES = True  # ours: keep a frozen image tower's features on 
 _C.TRAIN.FEATURES_GIB = 20.0  # ours: what they may take together on this machine
 _C.TRAIN.WANDB = ""  # ours: a project of Weights & Biases that curves and settings are sent to, too
 _C.TRAIN.CHECKPOINTING = False  # ours: recompute the image tower's blocks in backward (memory for time)
+_C.TRAIN.DETERMINISTIC = True  # ours: on a GPU, the operations that give the same bits each time
 _C.TRAIN.COMPILE = False  # ours: torch.compile the towers' blocks (needs a C++ compiler)
 
 _C.TEST = CN()

@@ -1,6 +1,7 @@
 """results.json and predictions.npz of a run folder."""
 
 import contextlib
+import gc
 import platform
 import resource
 import sys
@@ -23,6 +24,7 @@ def reset_peak_memory(device):
     if device.type == "cuda":
         import torch
 
+        gc.collect()  # an earlier run of this process is a cycle: it would be counted with this one
         torch.cuda.reset_peak_memory_stats(device)
         return
     with contextlib.suppress(OSError):

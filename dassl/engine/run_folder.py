@@ -10,7 +10,8 @@ from dassl.utils.io import read_json, sha256_of, write_json, write_text
 
 # Where a run writes, where the data lies and how fast it goes do not change what it is.
 NOT_THE_RUN = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "VERBOSE", "DATALOADER.NUM_WORKERS", "TRAIN.PRINT_FREQ",
-               "TRAIN.CACHE_FEATURES", "TRAIN.FEATURES_GIB", "TRAIN.WANDB", "TEST.WHOLE_VAL")  # fmt: skip
+               "TRAIN.CACHE_FEATURES", "TRAIN.FEATURES_GIB", "TRAIN.WANDB", "TRAIN.DETERMINISTIC",
+               "TEST.WHOLE_VAL")  # fmt: skip
 
 
 def settings(cfg, leave_out=()):

@@ -336,9 +336,13 @@ class TrainerX(SimpleTrainer):
 
     def _step(self, batch):
         updates_before = self._lr_updates
-        summary = self.forward_backward(batch)
+        summary = self.one_step(batch)
         self._step_lr("step", updates_before)
         return summary
+
+    def one_step(self, batch):
+        """forward_backward(batch), and what surrounds it whatever the method."""
+        return self.forward_backward(batch)
 
     def _step_lr(self, moment, updates_before):
         """The schedule's step at the end of an "epoch" or "step", unless the method made one in it."""

@@ -15,6 +15,8 @@ from cilmp.tests.trainers.test_every_method import learner
 from cilmp.tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
 from cilmp.trainers.precision import in_towers, runs_as
 from dassl.engine import build_trainer
+from dassl.engine.base import NonFiniteLoss
+from dassl.utils import set_random_seed
 
 METHODS = sorted(trainers.methods())
 IMAGES, CLASSES, SCALE = 300, len(plain.NAMES), 100.0
@@ -215,6 +217,34 @@ def test_without_cuda_the_run_is_float32_and_says_so(word, tmp_path, capsys):
     assert len(said) == 1 and word in said[0] and "bf16" in said[0]
     assert torch.equal(state["ctx"], same["ctx"])
     assert json.loads((tmp_path / "b" / "results.json").read_text())["precision"] == "fp32"
+
+
+@pytest.mark.parametrize("method", ["CoOp", "FineTune", "ProGrad", "TwoSFS"])
+def test_a_step_that_overflows_is_made_again(method, tmp_path):
+    """The scaler leaves it out and halves its scale: of a run of a few steps most were lost, and nobody told.
+
+    Without CUDA: a scale that overflows float32. It is a power of two, so it leaves no trace in the bits.
+    """
+    states, trainers = [], []
+    for name in ("plain", "scaled"):
+        set_random_seed(1)
+        trainer = build_trainer(config(tmp_path / name, method))
+        if name == "scaled":
+            trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+        trainer.train()
+        trainers.append(trainer)
+        states.append(trainer.model.checkpoint_state())
+    assert trainers[0].steps == trainers[1].steps == 9 and trainers[1].scaler.get_scale() < 2.0**127
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_gradients_that_are_never_finite_end_the_run(tmp_path):
+    trainer = build_trainer(config(tmp_path))
+    trainer.scaler = torch.amp.GradScaler("cpu")
+    with torch.no_grad():
+        trainer.model.ctx.register_hook(lambda grad: grad * float("nan"))
+    with pytest.raises(NonFiniteLoss, match=r"epoch 1, batch 1.*bf16 or fp32"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("mode", ["hidden", "shared"])
