@@ -31,7 +31,9 @@ def make_believe(folder, names, rows, width, images=4, side=224, tests=1):
                 Image.fromarray(noise.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(folder / "noise" / path)
                 split[part].append([path, label, name])
     (folder / "noise" / "split.json").write_text(json.dumps(split))
-    save_file({name: torch.randn(rows, width) for name in names}, str(folder / "rows.safetensors"))
+    drawn = torch.Generator().manual_seed(0)
+    said = {name: torch.randn(rows, width, generator=drawn) for name in names}
+    save_file(said, str(folder / "rows.safetensors"))
     sentences = {name: [f"in picture {i} one sees {name} at its rim" for i in range(50)] for name in names}
     (folder / "sentences.json").write_text(json.dumps(sentences))
     return {"DATASET.NAME": "noise", "DATASET.ROOT": str(folder), "MODEL.LLM": str(folder / "rows.safetensors")}

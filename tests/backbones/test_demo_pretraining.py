@@ -85,6 +85,6 @@ def test_a_short_run_writes_a_file_that_open_clip_loads(tmp_path):
     out = tmp_path / "try.safetensors"
     command = [sys.executable, "-m", "cilmp.scripts.demo.pretrain", "--images", "1", "--steps", "2",
                "--batch", "8", "--threads", "1", "--output", str(out)]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    run = subprocess.run(command, capture_output=True, text=True, cwd=REPO, timeout=300)  # this cilmp, installed or not
     assert run.returncode == 0, run.stderr
     assert load_file(out).keys() == load_file(REPO / "backbones" / "demo" / "model.safetensors").keys()

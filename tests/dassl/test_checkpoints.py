@@ -188,7 +188,7 @@ class WholeModel(PluginCoOp):
         super().build_model()
         self.model.image_encoder = nn.Sequential(nn.Linear(768, 24), nn.BatchNorm1d(24), nn.Dropout(0.5))
         self.model.image_encoder.requires_grad_(False)
-        self._models["prompt_learner"] = self.model
+        self._models["prompt_learner"] = self.model.to(self.device)
 
     load_model = TrainerX.load_model
 
@@ -203,7 +203,7 @@ def test_frozen_parts_stay_as_they_are_and_out_of_the_checkpoint(make_cfg, tmp_p
     saved = load_checkpoint(tmp_path / "run" / "prompt_learner" / "model.pth.tar-4")["state_dict"]
     assert "prompt_learner.ctx" in saved and "image_encoder.0.weight" not in saved
     exported = load_file(tmp_path / "run" / "prompt_learner" / "learner.safetensors")
-    assert torch.equal(exported["prompt_learner.ctx"], trainer.model.prompt_learner.ctx)
+    assert torch.equal(exported["prompt_learner.ctx"], trainer.model.prompt_learner.ctx.cpu())
     trainer.load_model(str(tmp_path / "run"), epoch=4)
 
 
@@ -269,7 +269,7 @@ class Averaged(PluginCoOp):
     calls = 0
 
     def before_train(self):
-        self.sum = torch.zeros(3, 24)
+        self.sum = torch.zeros(3, 24, device=self.device)
         super().before_train()
 
     def after_update_epoch(self):
@@ -284,7 +284,7 @@ class Averaged(PluginCoOp):
         return {"sum": self.sum}
 
     def load_extra_state(self, state):
-        self.sum = state["sum"]
+        self.sum = state["sum"].to(self.device)
 
 
 def test_averaging_is_resumed_and_loaded_once_before_the_last_checkpoint(make_cfg, tmp_path):
@@ -300,7 +300,7 @@ def test_averaging_is_resumed_and_loaded_once_before_the_last_checkpoint(make_cf
     again.train()
     assert again.start_epoch == 2
     last = load_checkpoint(folder / "model.pth.tar-4")["state_dict"]["ctx"]
-    assert torch.equal(last, whole.model.prompt_learner.ctx) and torch.equal(last, again.sum / 4)
+    assert torch.equal(last, whole.model.prompt_learner.ctx.cpu()) and torch.equal(last, again.sum.cpu() / 4)
 
 
 def test_a_warm_up_checkpoint_of_upstream_is_read_without_running_its_code(make_cfg, tmp_path):

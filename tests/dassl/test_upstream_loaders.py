@@ -72,7 +72,7 @@ class OfPairs(PluginCoOp):
         self.num_classes, self.lab2cname = dm.num_classes, dm.lab2cname
 
     def parse_batch_train(self, batch):
-        return batch
+        return [t.to(self.device) for t in batch]
 
     parse_batch_test = parse_batch_train
 

@@ -1,6 +1,7 @@
 """Bundles: they answer as their run does, and one changed byte, a pickle or a name that leads out is refused."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -55,8 +56,10 @@ def test_what_is_in_it(exported, capsys):
 
 def test_it_runs_where_nothing_else_is(run, exported, tmp_path):
     """Another process, an empty cache and home, no run, no data; and no library is loaded that is not used."""
+    packages = os.environ.get("PYTHONPATH")  # where what we need is not installed beside Python, it is here
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CILMP_CACHE": str(tmp_path / "cache"),
-           "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPO)}  # fmt: skip
+           "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+           "PYTHONPATH": os.pathsep.join([str(REPO), *filter(None, [packages])])}  # fmt: skip
     code = ("import sys; from cilmp.__main__ import main; code = main(sys.argv[1:])\n"
             "slow = {'peft', 'sklearn', 'pandas', 'matplotlib', 'accelerate'} & set(sys.modules)\n"
             "sys.exit(str(slow) if slow else code)")  # fmt: skip

@@ -29,7 +29,7 @@ def model_of(ours, method="ours", transductive=False):
     ours.eval().requires_grad_(False)
     ours.clip.requires_grad_(False)
     trainer = SimpleNamespace(model=ours, clip=ours.clip)
-    return SimpleNamespace(trainer=trainer, logits=ours, device=torch.device("cpu"), method=method,
+    return SimpleNamespace(trainer=trainer, logits=ours, device=ours.clip.device, method=method,
                            transductive=transductive)  # fmt: skip
 
 
@@ -39,10 +39,11 @@ def zero_shot(clip):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """(model, [16 normalised test images]) of the demo, zero-shot."""
+    """(model, [16 normalised test images, on its device]) of the demo, zero-shot."""
     trainer = build_trainer(config(tmp_path_factory.mktemp("demo"), "ZeroshotCLIP", **{"DATASET.NUM_SHOTS": -1}))
     transform, items = build_transform(trainer.cfg, is_train=False), trainer.dm.dataset.test
-    return model_of(trainer.model), [transform(read_image(item.impath)) for item in items[:: len(items) // 16][:16]]
+    items = items[:: len(items) // 16][:16]
+    return model_of(trainer.model), [transform(read_image(item.impath)).to(trainer.device) for item in items]
 
 
 def best(model, image):

@@ -188,7 +188,7 @@ class Net(nn.Module):
 @TRAINER_REGISTRY.register()
 class WholeTrainer(TrainerX):
     def build_model(self):
-        self.model = Net(len(self.dm.dataset.classnames))
+        self.model = Net(len(self.dm.dataset.classnames)).to(self.device)
         self.optim = build_optimizer(self.model.head, self.cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.model.fixed.bias.data.zero_()
@@ -301,7 +301,8 @@ def test_batches_and_logits(run):
     (batch,) = model.read(paths)
     assert batch.shape[0] == len(paths) and batch.dtype == torch.float32
     with torch.no_grad():
-        assert torch.allclose(model.logits(batch).softmax(-1), torch.from_numpy(model.predict_proba(paths)), atol=1e-6)
+        own = model.logits(batch).softmax(-1).cpu()
+        assert torch.allclose(own, torch.from_numpy(model.predict_proba(paths)), atol=1e-6)
         logits, features = model.answers(batch)
     assert torch.equal(logits, model.logits(batch))
     assert torch.allclose(features, model.image_features(batch), atol=1e-6)

@@ -109,7 +109,7 @@ class Workplace:
         set_random_seed(1)
         with pytest.MonkeyPatch.context() as patch:
             if preset == "bert":  # its vocabulary is on no disk
-                patch.setattr(backbones, "load", lambda *_, **__: hashed.small_biomedclip())
+                patch.setattr(backbones, "load", lambda *_, device, **__: hashed.small_biomedclip().to(device))
             return build_trainer(cfg)
 
 
@@ -179,7 +179,7 @@ def take(model, tensors):
 def apart(ours, official):
     """Largest absolute difference."""
     assert ours.numel() == official.numel(), (ours.shape, official.shape)
-    return float((ours.detach() - official.reshape(ours.shape)).abs().max())
+    return float((ours.detach().cpu() - official.reshape(ours.shape)).abs().max())
 
 
 def relative(ours, official):
@@ -187,7 +187,7 @@ def relative(ours, official):
     assert ours.keys() == official.keys(), sorted(ours.keys() ^ official.keys())
     shares = []
     for name, wanted in official.items():
-        own = ours[name].detach().flatten()
+        own = ours[name].detach().cpu().flatten()
         own = own[:: THINNED if len(own) > wanted.numel() else 1]
         shares.append((own - wanted.flatten()).norm() / wanted.norm())
     return float(max(shares))
@@ -210,11 +210,16 @@ def build(case, workplace, method=None, options=(), **keys):
     return workplace.trainer(method or meta["method"], meta["names"], meta["preset"], options, **keys)
 
 
+def given(trainer, case, *names):
+    """Tensors of a case, on the trainer's device."""
+    return [case[name].to(trainer.device) for name in names]
+
+
 def answers(trainer, images):
     """Logits in evaluation."""
     trainer.set_model_mode("eval")
     with torch.no_grad():
-        return trainer.model_inference(images)
+        return trainer.model_inference(images.to(trainer.device))
 
 
 def step(trainer, case):
@@ -251,7 +256,7 @@ def prograd(case, meta, workplace):
     trainer = build(case, workplace)
     take(trainer.model, part(case, "learned/"))
     trainer.set_model_mode("train")
-    loss, kl, _ = trainer.model.losses(case["images"], case["labels"])
+    loss, kl, _ = trainer.model.losses(*given(trainer, case, "images", "labels"))
     g, k = (torch.autograd.grad(x, trainer.model.ctx, retain_graph=True)[0].flatten() for x in (loss, kl))
     return trained(case, meta, workplace) | {"cosine": apart(F.cosine_similarity(g, k, dim=0), case["extra/cosine"])}
 
@@ -274,11 +279,11 @@ def averaged(case, meta, workplace):
 def lp2(case, meta, workplace):
     """After so many epochs; the loss is that of the last epoch, before its step."""
     before, trainer = (build(case, workplace, **{"OPTIM.MAX_EPOCH": meta["epochs"] - n}) for n in (1, 0))
-    y = case["extra/support"]
+    bias, images, y = given(trainer, case, "extra/bias", "extra/images", "extra/support")
     for model in (before.model, trainer.model):
         with torch.no_grad():
-            model.bias.copy_(case["extra/bias"])
-            support = model.image_features(case["extra/images"])
+            model.bias.copy_(bias)
+            support = model.image_features(images)
         model.fit((support[None], y), None)
     found = {
         "logits": apart(answers(trainer, case["images"]), case["logits"]),
@@ -296,15 +301,17 @@ def zero_shot(case, meta, workplace):
 def linear_probe(case, meta, workplace):
     """Of features: the strength that the search finds, and the logits of that fit (of order 0.1, not 100)."""
     trainer = build(case, workplace)
-    trainer.model.fit((case["extra/x"][None], case["extra/support"]), (case["extra/val"], case["extra/val_labels"]))
+    x, y, val, val_y = given(trainer, case, "extra/x", "extra/support", "extra/val", "extra/val_labels")
+    trainer.model.fit((x[None], y), (val, val_y))
     return {"logits": apart(answers(trainer, case["extra/v"]), case["logits"])}
 
 
 def ss_text(case, meta, workplace):
     """Of features, not of images."""
     trainer = build(case, workplace)
-    trainer.model.text_features.copy_(case["extra/t"])
-    trainer.model.fit((case["extra/x"][None], case["extra/support"]), None)
+    t, x, y = given(trainer, case, "extra/t", "extra/x", "extra/support")
+    trainer.model.text_features.copy_(t)
+    trainer.model.fit((x[None], y), None)
     return {
         "logits": apart(answers(trainer, case["extra/v"]), case["logits"]),
         "prototypes": relative({"": trainer.model.prototypes}, {"": case["extra/prototypes"]}),
@@ -315,10 +322,11 @@ def tip(case, meta, workplace):
     """Keys, the grid's best, and the logits with both."""
     trainer = build(case, workplace, options=tuples(meta))
     model = trainer.model
+    views, y, val, val_y = given(trainer, case, "extra/views", "extra/support", "extra/val", "extra/val_labels")
     with torch.no_grad():
-        views = torch.stack([model.image_features(view) for view in case["extra/views"]])
-        val = model.image_features(case["extra/val"])
-    model.fit((views, case["extra/support"]), (val, case["extra/val_labels"]))
+        views = torch.stack([model.image_features(view) for view in views])
+        val = model.image_features(val)
+    model.fit((views, y), (val, val_y))
     return {
         "keys": relative({"": model.keys}, {"": case["extra/keys"]}),
         "best": apart(model.blend.flip(0), case["extra/best"]),

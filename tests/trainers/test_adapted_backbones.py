@@ -253,7 +253,7 @@ def test_demo_run_learns_steps_by_the_step_and_serves_other_classes(tmp_path, me
     other.load_model(str(tmp_path / "a"))
     for name, value in other.model.checkpoint_state().items():
         assert torch.equal(value, state[name])
-    assert other.model.eval()(torch.randn(2, 3, 64, 64)).shape == (2, 6)
+    assert other.model.eval()(torch.randn(2, 3, 64, 64, device=other.device)).shape == (2, 6)
 
 
 def test_building_a_trainer_copies_no_weights(tmp_path, monkeypatch):

@@ -218,11 +218,12 @@ def test_keys_are_the_normalised_mean_of_the_views_features(method, tmp_path):
     options = {"INPUT.TRANSFORMS": ["random_resized_crop", "random_flip", "normalize"], "OPTIM.MAX_EPOCH": 1}
     options |= {f"TRAINER.{method.upper()}.AUGMENT_EPOCH": 3, "OPTIM.LR": 1e-9}
     trainer, state = run(config(tmp_path / "a", method, **options))
+    keys = state["keys"].cpu()
     views = torch.stack([trainer.features("train_loader_x", e) for e in range(3)])
     lengths = views.norm(dim=-1)
     assert ((lengths.amax(0) / lengths.amin(0)) > 1.02).any()  # else the order would not matter
-    assert (state["keys"] - F.normalize(views.mean(0), dim=-1)).abs().max() < 1e-6
-    assert (state["keys"] - F.normalize(F.normalize(views, dim=-1).mean(0), dim=-1)).abs().max() > 1e-4
+    assert (keys - F.normalize(views.mean(0), dim=-1)).abs().max() < 1e-6
+    assert (keys - F.normalize(F.normalize(views, dim=-1).mean(0), dim=-1)).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("method", [LinearProbe, LP2, SSText, CLAP])
@@ -353,7 +354,7 @@ def test_transclip_answers_all_images_of_a_loader_together(tmp_path):
     content = json.loads((tmp_path / "7" / "results.json").read_text())
     assert content["transductive"] is True and content["n"] == len(labels_)
     half = trainer.features("test_loader")[: len(labels_) // 2]
-    alone = trainer.model(half).softmax(-1).numpy()
+    alone = trainer.model(half.to(trainer.device)).softmax(-1).cpu().numpy()
     assert np.abs(alone - probabilities[500][: len(half)]).max() > 1e-3
 
 
@@ -398,7 +399,7 @@ def test_a_class_without_images_is_no_crash(method):
 def test_demo_run_and_its_checkpoint(tmp_path, method):
     options = {"TRAINER.CROSSMODAL.ITERATIONS": 20} if method == "CrossModal" else {}
     trainer, state = run(config(tmp_path / "a", method, **options))
-    x = torch.randn(2, 3, 64, 64)
+    x = torch.randn(2, 3, 64, 64, device=trainer.device)
     before = trainer.model_inference(x)
     with torch.no_grad():
         for value in trainer.model.checkpoint_state():

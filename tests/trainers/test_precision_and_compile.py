@@ -42,6 +42,8 @@ def losses(folder):
 
 @pytest.mark.parametrize("method", ["CoOp", "CILMP"])
 def test_bf16_curve_stays_with_fp32(tmp_path, method, capsys):
+    """The first epoch differs by rounding alone. Later ones part as any two roundings do, on each device its own way:
+    one by 5 %, the curve's mean by 1 %. Steps half as large move the mean by 13 %, none by 26 %."""
     curves = {}
     for precision in ("fp32", "bf16"):
         key = f"TRAINER.{method.upper()}.PREC"
@@ -52,5 +54,6 @@ def test_bf16_curve_stays_with_fp32(tmp_path, method, capsys):
         assert all(p.dtype == torch.float32 for _, p in trainer.model.named_trainables())
     assert len(curves["fp32"]) == len(curves["bf16"]) == 6
     assert curves["fp32"][-1] < curves["fp32"][0]
-    for full, mixed in zip(curves["fp32"], curves["bf16"]):
-        assert abs(full - mixed) < 0.05 * full
+    full, mixed = (torch.tensor(curves[precision]) for precision in ("fp32", "bf16"))
+    assert abs(full[0] - mixed[0]) < 0.01 * full[0]
+    assert abs(full.mean() - mixed.mean()) < 0.03 * full.mean()

@@ -199,15 +199,15 @@ def test_a_run_takes_its_stages_and_serves_other_classes(tmp_path):
         schedule.step()
     cosine = lambda n: [1e-6 + (1e-3 - 1e-6) * (1 + math.cos(math.pi * i / n)) / 2 for i in range(n)]  # noqa: E731
     assert seen == pytest.approx(cosine(8) + cosine(6))
-    results = {}
+    results, x = {}, torch.ones(2, 3, 64, 64, device=trainer.device)
     for subset in ("base", "new"):
         cfg = config(tmp_path / subset, "TwoSFS", **options | {"DATASET.SUBSAMPLE_CLASSES": subset})
         other = build_trainer(cfg)
         other.load_model(str(tmp_path / "a"))
         for name, value in other.model.checkpoint_state().items():
             assert torch.equal(value, state[name])
-        results[subset] = other.model.eval()(torch.ones(2, 3, 64, 64))
-    assert torch.equal(results["base"], trainer.model.eval()(torch.ones(2, 3, 64, 64)))
+        results[subset] = other.model.eval()(x)
+    assert torch.equal(results["base"], trainer.model.eval()(x))
     assert results["new"].shape == (2, 6)
 
 
