@@ -166,8 +166,9 @@ class Check:
             learned = trainer.model.checkpoint_state().values()
             return {
                 "epochs": trainer.max_epoch, "images": len(trainer.dm.dataset.train_x), "ran": trainer.precision,
-                "seconds_with_test": seconds, "seconds_per_step": trainer.seconds_per_step, "waiting_share": trainer.waiting_share,
-                "peak_mib": peak_memory_mib(self.device), "finite": all(bool(t.isfinite().all()) for t in learned),
+                "seconds_with_test": seconds, "seconds_per_step": trainer.seconds_per_step,
+                "waiting_share": trainer.waiting_share, "peak_mib": peak_memory_mib(self.device),
+                "finite": all(bool(t.isfinite().all()) for t in learned),
                 "test_accuracy": None if self.small else trainer.test("test"),
             }  # fmt: skip
 
