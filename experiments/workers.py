@@ -179,6 +179,7 @@ class Memory:
     """Which runs fit beside each other on a GPU, by what finished runs of their kind needed."""
 
     SHARE = 0.9  # of a GPU's memory that may be filled
+    UNKNOWN = 4  # times the most that a run on its backbone took: what a kind is thought to need that has not run yet
 
     def __init__(self, output):
         self.output, self._known, self._size = output, None, {}
@@ -197,11 +198,14 @@ class Memory:
         return None not in needs and sum(needs) <= self.SHARE * self.size(worker.device)
 
     def need(self, spec):
-        """MiB that a run of this kind took at most; None: none has finished yet, so it gets the GPU for itself."""
+        """MiB that a run of this kind took at most, or a guess by others on its backbone (one that then dies for memory
+        is tried again); None: no run on its backbone has finished yet, so it gets the GPU for itself."""
         if self._known is None:
             self._known = measured(self.output, "peak_memory_mib")
-        found = self._known.get(kind(spec))
-        return max(found) if found else None
+        if found := self._known.get(kind(spec)):
+            return max(found)
+        others = [max(mib) for (_, _, backbone, *_), mib in self._known.items() if backbone == spec.backbone]
+        return self.UNKNOWN * max(others) if others else None
 
     def size(self, device):
         """MiB of a GPU, by its name in CUDA_VISIBLE_DEVICES."""

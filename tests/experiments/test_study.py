@@ -292,6 +292,9 @@ def test_times_and_memory_are_judged_by_runs_of_the_same_kind():
     assert memory.fits(Spec("A"), idle, [Worker(Spec("A")), idle])  # 800 of 900
     assert not memory.fits(Spec("B"), idle, [Worker(Spec("A")), idle])  # 1000 of 900
     assert memory.fits(Spec("B"), idle, [Worker(Spec("A"), "1"), idle])  # on another GPU
+    memory._known = {kind(Spec("A")): [150.0]}
+    assert memory.fits(Spec("C"), idle, [Worker(Spec("A")), idle])  # not run yet: as four of what its backbone took
+    assert not memory.fits(Spec("C"), idle, [Worker(Spec("B")), idle])  # 1200 of 900
     memory._known, memory.output = {}, "/nonexistent"
     assert not memory.fits(Spec("A"), idle, [Worker(Spec("A")), idle])  # never measured: alone first
     assert memory.fits(Spec("A"), idle, [idle])
