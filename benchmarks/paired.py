@@ -86,8 +86,8 @@ def plain(value):
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
 
 
-def main():
-    args = parser().parse_args()
+def main(argv=None):
+    args = parser().parse_args(argv)
     wanted = {key: literal(value) for key, _, value in (word.partition("=") for word in args.baseline)}
     places = defaultdict(list)
     for r in records(args.output):
@@ -95,13 +95,21 @@ def main():
             places[tuple(r["spec"][name] for name in PLACE)].append(r)
     if not places:
         raise UserError(f"{args.output}: no finished run of {args.method}")
+    left_out = 0
     for place, runs in places.items():
         print("\n" + ", ".join(f"{name} {value}" for name, value in zip(PLACE, place) if value != "") + "\n")
+        try:
+            rows = rows_of(runs, wanted, args.draws)
+        except UserError as error:
+            print(f"left out: {error}")
+            left_out += 1
+            continue
         print("| setting | seeds | accuracy | difference | 95 % |\n|---|---|---|---|---|")
-        for words, n, mean, deviation, difference, low, high in rows_of(runs, wanted, args.draws):
+        for words, n, mean, deviation, difference, low, high in rows:
             between = f"{low:+.1f} to {high:+.1f}" if n > 1 else "-"
             apart = f"{difference:+.1f} | {between}" if words else "- | -"
             print(f"| {words or 'baseline'} | {n} | {mean:.1f} ± {deviation:.1f} | {apart} |")
+    return int(left_out == len(places))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cilmp.benchmarks.paired import interval, literal, rows_of
+from cilmp.benchmarks import paired
+from cilmp.benchmarks.paired import PLACE, interval, literal, rows_of
 from dassl.utils.errors import UserError
 
 
@@ -52,3 +53,14 @@ def test_seeds_of_other_images_and_broken_predictions_are_one_line(tmp_path):
     (runs[0]["folder"] / "predictions.npz").write_bytes(b"no zip")
     with pytest.raises(UserError, match=r"predictions\.npz can't be read"):
         rows_of(runs, {"A.K": "real"}, 10)
+
+
+def test_a_place_without_a_baseline_does_not_hide_the_others(tmp_path, monkeypatch, capsys):
+    runs = [run(tmp_path, group, s, [1, 0], **{"A.K": kind}) for group, kind in (("a", "real"), ("b", "mean"))
+            for s in range(2)]  # fmt: skip
+    for r, dataset in zip(runs, "xxyy"):
+        r["spec"] |= dict.fromkeys(PLACE, "") | {"method": "CILMP", "dataset": dataset}
+    monkeypatch.setattr(paired, "records", lambda output: runs[::-1])
+    assert paired.main(["nowhere", "--baseline", "A.K=real", "--draws", "10"]) == 0
+    assert "left out: 0 rows" in (said := capsys.readouterr().out) and "| baseline | 2 | 50.0" in said
+    assert paired.main(["nowhere", "--baseline", "A.K=noise", "--draws", "10"]) == 1
