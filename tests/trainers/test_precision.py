@@ -13,10 +13,11 @@ from cilmp import trainers
 from cilmp.tests.trainers import plain_methods as plain
 from cilmp.tests.trainers.test_every_method import learner
 from cilmp.tests.trainers.test_features import config, own_cache, run  # noqa: F401 - a fixture
-from cilmp.trainers.precision import in_towers, runs_as
+from cilmp.trainers.precision import in_towers, reproducible, runs_as
 from dassl.engine import build_trainer
 from dassl.engine.base import NonFiniteLoss
 from dassl.utils import set_random_seed
+from dassl.utils.errors import ConfigError
 
 METHODS = sorted(trainers.methods())
 IMAGES, CLASSES, SCALE = 300, len(plain.NAMES), 100.0
@@ -245,6 +246,20 @@ def test_gradients_that_are_never_finite_end_the_run(tmp_path):
         trainer.model.ctx.register_hook(lambda grad: grad * float("nan"))
     with pytest.raises(NonFiniteLoss, match=r"epoch 1, batch 1.*bf16 or fp32"):
         trainer.train()
+
+
+def test_what_has_no_reproducible_form_is_one_line_and_the_switch_goes_back():
+    """What PyTorch says of such an operation on CUDA; a CPU only sees the switch."""
+    words = "grid_sampler_2d_backward_cuda does not have a deterministic implementation, but you set 'torch.use_...'"
+    with pytest.raises(ConfigError, match=r"^grid_sampler.*TRAIN\.DETERMINISTIC False"), reproducible(torch.device("cuda")):
+        assert torch.are_deterministic_algorithms_enabled()
+        raise RuntimeError(words)
+    assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(RuntimeError, match="out of paper"), reproducible(torch.device("cuda")):
+        raise RuntimeError("out of paper")
+    for device, wanted in (("cuda", False), ("cpu", True)):
+        with reproducible(torch.device(device), wanted):
+            assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize("mode", ["hidden", "shared"])
