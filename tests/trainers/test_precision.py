@@ -251,11 +251,12 @@ def test_gradients_that_are_never_finite_end_the_run(tmp_path):
 def test_what_has_no_reproducible_form_is_one_line_and_the_switch_goes_back():
     """What PyTorch says of such an operation on CUDA; a CPU only sees the switch."""
     words = "grid_sampler_2d_backward_cuda does not have a deterministic implementation, but you set 'torch.use_...'"
-    with pytest.raises(ConfigError, match=r"^grid_sampler.*TRAIN\.DETERMINISTIC False"), reproducible(torch.device("cuda")):
+    device = torch.device("cuda")
+    with pytest.raises(ConfigError, match=r"^grid_sampler.*TRAIN\.DETERMINISTIC False"), reproducible(device):
         assert torch.are_deterministic_algorithms_enabled()
         raise RuntimeError(words)
     assert not torch.are_deterministic_algorithms_enabled()
-    with pytest.raises(RuntimeError, match="out of paper"), reproducible(torch.device("cuda")):
+    with pytest.raises(RuntimeError, match="out of paper"), reproducible(device):
         raise RuntimeError("out of paper")
     for device, wanted in (("cuda", False), ("cpu", True)):
         with reproducible(torch.device(device), wanted):
