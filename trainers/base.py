@@ -10,6 +10,7 @@ import time
 import torch
 
 from cilmp import backbones
+from cilmp.backbones.autocast import no_tf32
 from dassl.data.data_manager import DatasetWrapper
 from dassl.engine import TrainerX
 from dassl.engine.base import NonFiniteLoss
@@ -183,7 +184,7 @@ class PromptTrainer(TrainerX):
             self.train_seconds += time.time() - start
 
     def train(self):
-        with reproducible(self.device, self.cfg.TRAIN.DETERMINISTIC):
+        with reproducible(self.device, self.cfg.TRAIN.DETERMINISTIC), no_tf32():  # of backward too
             super().train()
 
     def parse_batch_train(self, batch):

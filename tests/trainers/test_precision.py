@@ -248,6 +248,19 @@ def test_gradients_that_are_never_finite_end_the_run(tmp_path):
         trainer.train()
 
 
+def test_no_convolution_is_rounded_to_tf32_forward_or_backward(tmp_path):
+    seen, switch = [], torch.backends.cudnn
+    trainer = build_trainer(config(tmp_path, "FineTune", **{"OPTIM.MAX_EPOCH": 1}))
+    weight = trainer.clip.image.stem.patches.conv.weight
+    weight.register_hook(lambda grad: seen.append(switch.allow_tf32))
+    trainer.clip.image.blocks[0].fc.register_forward_hook(lambda *_: seen.append(switch.allow_tf32))
+    assert switch.allow_tf32
+    trainer.train()
+    with torch.no_grad():
+        trainer.model(torch.zeros(1, 3, *trainer.cfg.INPUT.SIZE))
+    assert len(seen) > 6 and not any(seen) and switch.allow_tf32
+
+
 def test_what_has_no_reproducible_form_is_one_line_and_the_switch_goes_back():
     """What PyTorch says of such an operation on CUDA; a CPU only sees the switch."""
     words = "grid_sampler_2d_backward_cuda does not have a deterministic implementation, but you set 'torch.use_...'"
