@@ -9,6 +9,7 @@ from PIL import Image
 
 from cilmp.datasets import TABLE
 from cilmp.experiments import study
+from cilmp.knowledge import answers
 from cilmp.tests.hub import repositories
 from cilmp.tests.hub.conftest import at_the_hub
 from cilmp.tests.hub.server import Hub
@@ -28,7 +29,13 @@ def world(tmp_path, monkeypatch):
         for name in ("ViT-B/16", "BiomedCLIP"):
             repositories.stock(hub, tmp_path / "repositories", name)
         hub.add(LLM, repositories.llama(tmp_path / "llama", layers=8))
+        monkeypatch.setattr(answers, "_continue", said_of)
         yield lambda names: [draw(TABLE[name], tmp_path / "data") for name in names] and tmp_path / "data"
+
+
+def said_of(model, name, phrase, each, noise):
+    """Sentences as an LLM says them; one of random weights names no class."""
+    return [f"In picture {i} of round {noise} one may see {name} at its rim." for i in range(each * len(answers.ASKED))]
 
 
 def draw(facts, root):
