@@ -103,13 +103,15 @@ class DensePass:
         return self._seen[key]
 
     def _made_sight(self, live, held):
-        order, there = self._order(live), torch.cat([self._there(j) for j in (*live, *held)], dim=1)  # (1 or C, T)
-        seen = there[:, None].expand(-1, len(order), -1)
+        segments = [self.segments[j] for j in (*live, *held)]
+        if not self.causal and all(s.valid is None for s in segments):
+            return None
+        order, there = self._order(live), [self._there(s) for s in segments]
+        classes = max(map(len, there))
+        seen = torch.cat([t.expand(classes, -1) for t in there], dim=1)[:, None].expand(-1, len(order), -1)
         if self.causal:
             seen = seen & (self._order((*live, *held)) <= order[:, None])
-        elif all(self.segments[j].valid is None for j in (*live, *held)):
-            return None
-        if len(seen) > 1:
+        if classes > 1:
             seen = seen.expand(self.grid[0], -1, -1, -1).flatten(0, 1)
         return seen[:, None]
 
@@ -118,11 +120,8 @@ class DensePass:
         device, widest = self.index.device, max(self._widths(range(len(self.segments))))
         return torch.cat([torch.arange(self.segments[j].width, device=device) + j * widest for j in segments])
 
-    def _there(self, j):
-        """(1 or C, P) whether a token of segment j is none of padding."""
-        segment, classes = self.segments[j], 1
+    def _there(self, segment):
+        """(1 or C, P) whether a token is none of padding."""
         if segment.valid is not None:
             return segment.valid.mask
-        if any(s.valid is not None for s in self.segments):
-            classes = self.grid[1]
-        return torch.ones(classes, segment.width, dtype=torch.bool, device=self.index.device)
+        return torch.ones(1, segment.width, dtype=torch.bool, device=self.index.device)

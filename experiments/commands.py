@@ -124,9 +124,10 @@ def study(argv):
     from .study import LISTS
 
     p = parser_of("study", "Methods x data sets x protocols x shots x seeds: the plan with what is done, then what is "
-                "missing, then the tables. The same command goes on where it was.\n\n"
-                "    cilmp study --methods ZeroshotCLIP CoOp CILMP --datasets BUSI CHMNIST --shots 1 4 16 --seeds 1-5\n"
-                "    cilmp study my_study.yaml --workers 2        the same words as keys of a yaml file")  # fmt: skip
+                  "missing, then the tables. The same command goes on where it was.\n\n"
+                  "    cilmp study --methods ZeroshotCLIP CoOp CILMP --datasets BUSI CHMNIST --shots 1 4 16 "
+                  "--seeds 1-5\n"
+                  "    cilmp study my_study.yaml --workers 2        the same words as keys of a yaml file")  # fmt: skip
     p.add_argument("file", nargs="?", default="", metavar="FILE", help="a study.yaml; flags go before what it says")
     for name in LISTS:
         p.add_argument(f"--{name}", nargs="+", metavar="WORD", help=AXES[name])
