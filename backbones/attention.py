@@ -41,6 +41,8 @@ def _fold(x):
 class DenseKV:
     """Keys and values of a group, each (b, c, P, h, e)."""
 
+    map = None
+
     def __init__(self, k, v):
         self.k, self.v = k, v
 
@@ -58,7 +60,8 @@ def attend(q, groups, bias=None, drop=0.0):
 
     Args:
         q: queries (b, c, s, h, e), not yet scaled.
-        groups: objects with `scores(q, memo)` and `mix(a)` (DenseKV, RankKV).
+        groups: objects with `scores(q, memo)`, `mix(a)` and `map` (DenseKV, RankKV). What groups of one map mix is
+            added up before the map makes values of it; DenseKV mixes values, its map is None.
         bias: None, or additive (1, 1 or C, 1, 1 or s, total keys): -inf where a query must not look.
         drop: dropout of the attention weights.
 
@@ -75,4 +78,8 @@ def attend(q, groups, bias=None, drop=0.0):
         scores = scores + bias.to(scores.dtype)
     weights = scores.softmax(dim=-1).to(q.dtype)
     weights = (F.dropout(weights, drop) if drop else weights).split(widths, dim=-1)
-    return sum(g.mix(a) for g, a in zip(groups, weights))
+    mixed = {}
+    for g, a in zip(groups, weights):
+        part = g.mix(a)
+        mixed[g.map] = mixed[g.map] + part if g.map in mixed else part
+    return sum(part if way is None else way.values(part) for way, part in mixed.items())

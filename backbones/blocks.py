@@ -8,6 +8,7 @@ reach each alone. `convert` turns a block of any of the three into a `Block` wit
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from dassl.utils.errors import UserError
 
@@ -157,8 +158,23 @@ class QuickGELU(nn.Module):
 
     def forward(self, x):
         if torch.is_grad_enabled():
-            return F.silu(x * 1.702).div_(1.702)
+            return _QuickGELU.apply(x)
         return F.silu(x.mul(1.702), inplace=True).div_(1.702)
+
+
+class _QuickGELU(torch.autograd.Function):
+    """Its slope is silu'(1.702 x): the factor and the divisor cancel, and are spared in backward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        x = x * 1.702
+        ctx.save_for_backward(x)
+        return F.silu(x).div_(1.702)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return torch.ops.aten.silu_backward(grad, *ctx.saved_tensors)
 
 
 def _activation(module):

@@ -51,7 +51,7 @@ def narrow(x, images, classes):
 
 
 class RankMap:
-    """The maps P_k, P_v (h, e, r + 1) of one block and one basis."""
+    """The maps P_k, P_v of one block and one basis, transposed: (r + 1, h, e)."""
 
     def __init__(self, block, basis):
         self.pre = block.norm == "pre"
@@ -59,19 +59,17 @@ class RankMap:
             centred = basis - basis.mean(0)  # Bc (d_t, r)
             self.gram = centred.mT @ centred / basis.shape[0]  # G (r, r)
             self.eps = block.ln1.eps
-            columns = torch.cat([block.ln1.weight[:, None] * centred, block.ln1.bias[:, None]], dim=1)
+            rows = torch.cat([block.ln1.weight * centred.mT, block.ln1.bias[None]])
         else:
-            columns = F.pad(basis, (0, 1))
-        self.key = self._through(block.k, columns, block.heads)
-        self.value = self._through(block.v, columns, block.heads)
+            rows = F.pad(basis.mT, (0, 0, 0, 1))
+        self.key, self.value = (self._through(linear, rows, block.heads) for linear in (block.k, block.v))
 
     @staticmethod
-    def _through(linear, columns, heads):
-        weight = linear.weight.to(columns.dtype)
-        out = weight @ columns  # (d_t, r + 1)
+    def _through(linear, rows, heads):
+        out = F.linear(rows, linear.weight.to(rows.dtype))  # (r + 1, d_t): a few rows multiply faster than columns
         if linear.bias is not None:
-            out = torch.cat([out[:, :-1], (out[:, -1] + linear.bias.to(out.dtype))[:, None]], dim=1)
-        return out.unflatten(0, (heads, -1))  # (h, e, r + 1)
+            out = torch.cat([out[:-1], out[-1:] + linear.bias.to(out.dtype)])
+        return out.unflatten(1, (heads, -1))
 
     def weights(self, u):
         """w (b, c, P, r + 1) of coordinates u (b, c, P, r)."""
@@ -79,6 +77,10 @@ class RankMap:
             variance = (u * (u @ self.gram.to(u.dtype))).sum(-1, keepdim=True)
             u = u * torch.rsqrt(variance + self.eps)
         return F.pad(u, (0, 1), value=1.0)
+
+    def values(self, mixed):
+        """(b, c, s, h, e) of sums of weights (b, c, s, h, r + 1)."""
+        return torch.einsum("bcshn,nhe->bcshe", mixed, self.value.to(mixed.dtype))
 
 
 class RankKV:
@@ -91,10 +93,9 @@ class RankKV:
     def scores(self, q, memo):
         """q (b, c, s, h, e) -> (b', c', h, s, P); q P_k is shared by the groups of one map."""
         if self.map not in memo:
-            memo[self.map] = torch.einsum("bcshe,hen->bcshn", q, self.map.key.to(q.dtype))
+            memo[self.map] = torch.einsum("bcshe,nhe->bcshn", q, self.map.key.to(q.dtype))
         return contract("shn,pn->hsp", memo[self.map], self.w.to(q.dtype))
 
     def mix(self, a):
-        """a (b, c, h, s, P) -> (b', c', s, h, e)."""
-        mixed = contract("hsp,pn->shn", a, self.w.to(a.dtype))
-        return torch.einsum("bcshn,hen->bcshe", mixed, self.map.value.to(a.dtype))
+        """a (b, c, h, s, P) -> sums of weights (b', c', s, h, r + 1)."""
+        return contract("hsp,pn->shn", a, self.w.to(a.dtype))
