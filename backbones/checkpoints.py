@@ -62,7 +62,8 @@ def _numpy_scalars():
     import numpy as np
 
     dtypes = [type(np.dtype(t)) for t in (np.float32, np.float64, np.int64)]
-    with torch.serialization.safe_globals([np._core.multiarray.scalar, np.dtype, *dtypes]):
+    rebuild = np.float64(0).__reduce__()[0]  # numpy 1 and 2 keep it in different places
+    with torch.serialization.safe_globals([rebuild, np.dtype, *dtypes]):
         yield
 
 

@@ -8,6 +8,8 @@ one projection, one attention and one MLP a block:
     held    tokens that the next level replaces: keys and values only
 """
 
+import math
+
 import torch
 
 from .rank import LowRank
@@ -19,9 +21,9 @@ class DensePass:
     NUMBERS_AT_ONCE = 2**24
 
     @staticmethod
-    def kept(prompts):
-        """Tokens of one sequence whose states are kept: all."""
-        return sum(s.width for s in prompts.segments)
+    def kept(prompts, causal):
+        """How many tokens' states are kept: all of the whole grid."""
+        return math.prod(prompts.grid) * sum(s.width for s in prompts.segments)
 
     def __init__(self, prompts, entered, causal, dtype, drop=0.0):
         self.segments, self.dtype, self.drop = prompts.segments, dtype, drop

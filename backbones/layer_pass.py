@@ -32,9 +32,9 @@ class LayerPass:
     NUMBERS_AT_ONCE = 2**21
 
     @staticmethod
-    def kept(prompts):
-        """Tokens of one sequence whose states are kept: those that live."""
-        return prompts.live_tokens
+    def kept(prompts, causal):
+        """How many tokens' states are kept: those that live, shared ones once."""
+        return prompts.live_tokens(causal)
 
     def __init__(self, prompts, entered, causal, dtype, drop=0.0):
         self.segments, self.dtype, self.drop = prompts.segments, dtype, drop

@@ -113,10 +113,14 @@ class PromptSequence:
         """Layers that any segment has tokens for."""
         return max(s.depth for s in self.segments)
 
-    @property
-    def live_tokens(self):
-        """How many tokens of one sequence have a state in the first layer."""
-        return sum(s.width for s in self.segments if s.depth == 1)
+    def live_tokens(self, causal):
+        """How many tokens have a state in the first layer, over the whole grid; those that see nothing of the image, or of
+        the class, are one for all images or classes."""
+        sizes, total = [[max(t.shape[axis] for t in s.levels) for axis in (0, 1)] for s in self.segments], 0
+        for j, s in enumerate(self.segments):
+            images, classes = map(max, zip(*(sizes[: j + 1] if causal else sizes)))
+            total += s.width * images * classes * (s.depth == 1)
+        return total
 
     def narrow(self, images, classes):
         """The sequences of some images and classes (slices)."""

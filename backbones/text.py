@@ -141,7 +141,7 @@ class TextTower(nn.Module):
         images, classes = prompts.grid
         if chunk is None:
             way = pass_on(self.position.device)
-            chunk = max(1, way.NUMBERS_AT_ONCE // (self.width * way.kept(prompts)))
+            chunk = max(1, images * classes * way.NUMBERS_AT_ONCE // (self.width * way.kept(prompts, self.causal)))
         c = min(classes, chunk)
         b = max(1, chunk // c)
         return [

@@ -220,6 +220,32 @@ def test_what_depends_on_a_basis_alone_is_computed_once_for_all_that_share_it(mo
     assert len(made) == 3 and len(values) - asked == 2 * asked > 0
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("depth", [1, LAYERS])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_grid_is_cut_by_the_tokens_that_it_really_keeps(family, depth, pattern, way, monkeypatch):
+    """Names of one length, so that nothing is padding. A context that all share is no reason to compute anything twice."""
+    _, _, text = sentences(family)
+    prompts, kept = text.frame(["cat.", "dog.", "eye.", "ear."], [M]).fill(tokens(pattern, depth)), []
+    own = way._step if way is LayerPass else way._block
+
+    def spy(self, *args):
+        out = own(self, *args)
+        states = [self.states[j] for j in args[1]] if way is LayerPass else [out]
+        kept.append(sum(x.shape[:-1].numel() for x in states))
+        return out
+
+    monkeypatch.setattr(way, own.__name__, spy)
+    with torch.no_grad():
+        text.encode(prompts)
+    counted = way.kept(prompts, text.causal)
+    assert counted == max(kept) if way is LayerPass else counted >= max(kept)
+    monkeypatch.setattr(way, "NUMBERS_AT_ONCE", counted * text.width)
+    assert sum(map(len, text._pieces(prompts, None))) == 1
+    monkeypatch.setattr(way, "NUMBERS_AT_ONCE", counted * text.width - 1)
+    assert sum(map(len, text._pieces(prompts, None))) > 1
+
+
 def test_an_empty_slot_takes_no_tokens():
     _, _, text = sentences("openai")
     frame, levels = text.frame(NAMES, [M, 0]), tokens("shared", 1)

@@ -1,6 +1,7 @@
 """Sentences a class: sampling them from a tiny Llama, keeping them, reading lists of one's own."""
 
 import json
+import re
 
 import pytest
 
@@ -76,8 +77,8 @@ def test_complete_classes_are_not_asked_again(llm, talkative, monkeypatch):
     assert asked == ["red", "blue", "red"]  # other words for one
     knowledge.sample("toys", ["red", "blue"], llm, n=3, progress=False)
     assert asked == ["red", "blue", "red"]  # the first ones are still there
-    said = knowledge.PromptEnsembles("toys", llm, phrases={"red": "red corpuscle"})
-    assert "has other words for 'red' ('red' instead of 'red corpuscle')" in said.missing(["red", "blue"])
+    said = knowledge.PromptEnsembles("toys", llm, phrases={"red": "red corpuscle"}).missing(["red", "blue"])
+    assert re.search(r"has other words for 'red' \('red( cell)?' instead of 'red corpuscle'\)", said)  # either file
 
 
 def test_an_llm_that_does_not_name_the_class_is_an_error(llm, monkeypatch):
