@@ -114,8 +114,8 @@ class PromptSequence:
         return max(s.depth for s in self.segments)
 
     def live_tokens(self, causal):
-        """How many tokens have a state in the first layer, over the whole grid; those that see nothing of the image, or of
-        the class, are one for all images or classes."""
+        """How many tokens have a state in the first layer, over the whole grid; those that see nothing of the image, or
+        of the class, are one for all images or classes."""
         sizes, total = [[max(t.shape[axis] for t in s.levels) for axis in (0, 1)] for s in self.segments], 0
         for j, s in enumerate(self.segments):
             images, classes = map(max, zip(*(sizes[: j + 1] if causal else sizes)))

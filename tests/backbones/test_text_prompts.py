@@ -224,7 +224,7 @@ def test_what_depends_on_a_basis_alone_is_computed_once_for_all_that_share_it(mo
 @pytest.mark.parametrize("depth", [1, LAYERS])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_grid_is_cut_by_the_tokens_that_it_really_keeps(family, depth, pattern, way, monkeypatch):
-    """Names of one length, so that nothing is padding. A context that all share is no reason to compute anything twice."""
+    """Names of one length: nothing is padding. A context that all share is no reason to compute anything twice."""
     _, _, text = sentences(family)
     prompts, kept = text.frame(["cat.", "dog.", "eye.", "ear."], [M]).fill(tokens(pattern, depth)), []
     own = way._step if way is LayerPass else way._block
