@@ -16,7 +16,7 @@ def hub():
 
 def at_the_hub(hub, folder, patch):
     """Point the client of this process at a hub, with an empty cache under `folder`, and take its pauses away."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, file_download
 
     for name, value in {
         "ENDPOINT": hub.url,
@@ -28,7 +28,9 @@ def at_the_hub(hub, folder, patch):
         "HF_HUB_DOWNLOAD_TIMEOUT": 0.5,
         "DOWNLOAD_CHUNK_SIZE": 1 << 16,
     }.items():
-        patch.setattr(constants, name, value)
+        for module in (constants, file_download):  # before version 1 the latter holds copies
+            if hasattr(module, name):
+                patch.setattr(module, name, value)
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
         patch.delenv(name, raising=False)
     patch.setattr(time, "sleep", lambda seconds: None)
