@@ -144,7 +144,7 @@ def _answer(model, path, among=()):
 
 def _shown(models, path, among):
     """Values of the page's parts: none in the drop zone, the image's name, the answer of each run."""
-    parts = [None, f'<p>Of <strong>{serve_html.text(Path(path).name)}</strong>:</p>']
+    parts = [None, f'<p>Of <strong>{serve_html.name(Path(path).name)}</strong>:</p>']
     for model in models:
         try:
             record, found = _answer(model, path, among.images.get(id(model), ()))
