@@ -55,6 +55,11 @@ def name(words):
     return f"<bdi>{text(words)}</bdi>"
 
 
+def of(file, part=""):
+    """What is asked about: a file's name, and which part of it."""
+    return f"<p>Of <strong>{name(file)}</strong>{', ' if part else ''}{part}:</p>"
+
+
 def run(model, said, below=""):
     """What is said of an image, which a screen reader reads aloud when it changes, and what stands below."""
     return f"""<section class="run"><h2>{text(model.method)} on {text(model.spec["dataset"])}</h2>

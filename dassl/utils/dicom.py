@@ -3,8 +3,8 @@
     stored values -> modality LUT or rescale -> VOI LUT or window -> inverted or not -> 8 bits       (grey)
     stored values -> palette, or YBR to RGB -> 8 bits                                               (colour)
 
-Every step is pydicom's. Not applied: overlays, ICC profiles. `loop.dcm::12` names the 12th frame of a file with several;
-which of them is meant is never guessed.
+Every step is pydicom's. Not applied: overlays, ICC profiles. `loop.dcm::12` names the 12th frame of a file with
+several; which of them is meant is never guessed.
 """
 
 import os
@@ -39,7 +39,10 @@ def frames(path):
 
 
 def _told(data):
-    return int(data.get("NumberOfFrames") or 1)
+    try:
+        return int(data.get("NumberOfFrames") or 1)
+    except (TypeError, ValueError):  # several values, or none that is a number: pydicom says so when it decodes
+        return 1
 
 
 def is_dicom(path):

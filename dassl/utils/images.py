@@ -90,8 +90,8 @@ def _read(image):
 
 
 def image_hash(path):
-    """SHA-256 (hex) of what `read_image` reads: the bytes of the file (and which frame of it), or of the image inside an
-    array; and VERSION."""
+    """SHA-256 (hex) of what `read_image` reads: the bytes of the file and which frame of it is named, or of the image
+    inside an array; and VERSION."""
     if is_array_image(path):
         image = read_array_image(path)
         return sha256_of([VERSION, image.shape, hashlib.sha256(image.tobytes()).hexdigest()])

@@ -128,6 +128,30 @@ def test_a_dicom_file_is_answered(chromium, up, width, tmp_path):
     assert chromium.barriers() == []
 
 
+def test_a_film_asks_for_the_frame(chromium, up, image, tmp_path):
+    """The field for its number is there only where a file has several frames."""
+    from selenium.webdriver.common.keys import Keys
+
+    frames = np.random.default_rng(0).integers(0, 256, (3, 40, 40))
+    film = dicom_files.film(tmp_path / "loop.dcm", frames, bits=8)
+    opened(chromium, up)
+    assert not chromium.all("input[type=number]")
+    chromium.find("input[type=file]").send_keys(str(film))
+    said = [e.text for e in chromium.until("const e = document.querySelectorAll('.cilmp .warn'); "
+                                           "return e.length === 2 && [...e]", seconds=60)]  # fmt: skip
+    assert said == ["It holds 3 frames: give the number of one above, and drop the file again."] * 2
+    field = chromium.until("return document.querySelector('input[type=number]')")
+    assert field.accessible_name.startswith("Frame") and chromium.barriers() == []
+    field.send_keys("2", Keys.TAB)
+    chromium.until("return document.querySelector('button.upload-container')")
+    dropped(chromium, film)
+    assert "Of loop.dcm, frame 2 of 3:" in chromium.find("body").text
+    chromium.until("return document.querySelector('button.upload-container')")
+    chromium.find("input[type=file]").send_keys(str(image))
+    chromium.until("return !document.querySelector('input[type=number]')", seconds=60)
+    assert "Of image.png:" in chromium.find("body").text
+
+
 def test_sets_in_words(chromium, hostile, image):
     opened(chromium, hostile)
     dropped(chromium, image)

@@ -9,8 +9,9 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
-from cilmp.tests.datasets.dicom_files import dataset, palette, voi_lut, write
+from cilmp.tests.datasets.dicom_files import dataset, film, palette, voi_lut, write
 from dassl.utils import read_image
+from dassl.utils.dicom import frames
 from dassl.utils.errors import MissingFile, UserError
 from dassl.utils.images import image_hash
 
@@ -148,16 +149,6 @@ def test_ybr_becomes_rgb_and_twelve_bits_fill_eight(tmp_path):
 # ---- several frames
 
 
-def film(path, frames, tagged=True, **tags):
-    """A file of frames (F, H, W) or (F, H, W, 3)."""
-    data = dataset(frames[0], **tags)
-    data.PixelData = b"".join(dataset(f, **tags).PixelData for f in frames)
-    if tagged:
-        data.NumberOfFrames = len(frames)
-    data.save_as(path, enforce_file_format=True)
-    return str(path)
-
-
 def groups(slope=None, center=None):
     """What an enhanced object says of all frames, or of one."""
     group = pydicom.Dataset()
@@ -176,9 +167,9 @@ def groups(slope=None, center=None):
 @pytest.mark.parametrize("shape", [(3, 8, 6), (3, 8, 6, 3), (3, 8, 3), (4, 3, 8)])
 def test_a_frame_is_named_from_one(tmp_path, shape, tagged):
     """As the file of that frame alone is read, whether the header tells how many there are or only their length."""
-    frames = np.random.default_rng(0).integers(0, 256, shape)
-    path = film(tmp_path / "loop.dcm", frames, bits=8, tagged=tagged)
-    for i, frame in enumerate(frames):
+    several = np.random.default_rng(0).integers(0, 256, shape)
+    path = film(tmp_path / "loop.dcm", several, bits=8, tagged=tagged)
+    for i, frame in enumerate(several):
         alone = read_image(str(write(tmp_path / "alone", frame, bits=8)))
         assert np.array_equal(read_image(f"{path}::{i + 1}"), alone)
     said = refused(path)
@@ -189,8 +180,8 @@ def test_a_frame_is_named_from_one(tmp_path, shape, tagged):
 
 
 def test_frames_are_inverted_where_the_header_says_so(tmp_path):
-    frames = np.stack([np.full((4, 4), 10), np.full((4, 4), 200)])
-    path = film(tmp_path / "xa", frames, bits=8, PhotometricInterpretation="MONOCHROME1")
+    several = np.stack([np.full((4, 4), 10), np.full((4, 4), 200)])
+    path = film(tmp_path / "xa", several, bits=8, PhotometricInterpretation="MONOCHROME1")
     assert [np.asarray(read_image(f"{path}::{i}")).max() for i in (1, 2)] == [245, 55]
 
 
@@ -212,6 +203,11 @@ def test_an_enhanced_object_has_window_and_slope_by_frame(tmp_path):
     one = film(tmp_path / "one.dcm", values[:1], SharedFunctionalGroupsSequence=[groups(2, center=500)],
                PerFrameFunctionalGroupsSequence=[groups()])  # fmt: skip
     assert np.asarray(read_image(one))[0, :, 0].tolist() == pytest.approx(wanted[1], abs=1)
+
+
+def test_a_number_of_frames_that_is_none_is_one_line(tmp_path):
+    path = write(tmp_path / "odd", np.zeros((4, 4)), bits=8, NumberOfFrames=["1", "2"])
+    assert frames(path) == 1 and "unreadable image" in refused(path)
 
 
 def test_only_dicom_has_frames_to_name(tmp_path):

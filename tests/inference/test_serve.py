@@ -9,12 +9,15 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import cilmp
 from cilmp.__main__ import main as command
 from cilmp.inference import serve, serve_command
 from cilmp.inference.serve_api import HOW
+from cilmp.tests.datasets import dicom_files
 from cilmp.tests.inference.runs import NAMES, finished_run
 from dassl.utils.errors import UserError
 
@@ -99,6 +102,27 @@ def test_a_port_in_use(run):
         with pytest.raises(UserError, match="can't be listened to") as refused:
             command(["serve", str(run[0]), "--port", str(other.getsockname()[1])])
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("number, said, right", [
+    (None, "Of <strong><bdi>loop.dcm</bdi></strong>:", False), (2, "frame 2 of 3:", True), (4, "frame 4 of 3:", False)])
+def test_a_film(run, tmp_path, number, said, right):
+    """Answered of the frame that is named; else it is said what to do, without the place of the upload."""
+    frames = np.random.default_rng(0).integers(0, 256, (3, 40, 40))
+    model, path = cilmp.load(run[0], device="cpu"), dicom_files.film(tmp_path / "loop.dcm", frames, bits=8)
+    _, field, name, shown = serve._shown([model], path, number, serve.Among())
+    assert field["visible"] and said in name and ('class="answer"' in shown) is right
+    assert right or ("frames" in shown and str(tmp_path) not in shown)
+    record = serve.asked(model, path)
+    assert "holds 3 frames" in record["error"] and str(tmp_path) not in record["error"]
+
+
+def test_of_several_pages_the_first_is_said(run, tmp_path):
+    first = Image.new("RGB", (20, 20))
+    first.save(tmp_path / "pages.tif", save_all=True, append_images=[first])
+    model = cilmp.load(run[0], device="cpu")
+    _, field, name, _ = serve._shown([model], str(tmp_path / "pages.tif"), 2, serve.Among())
+    assert "the first of 2 pages:" in name and not field["visible"]
 
 
 def test_how_a_program_asks(capsys):
