@@ -19,6 +19,7 @@ from dassl.utils.errors import ConfigError, UserError
 from . import inputs, serve_html
 from .explain import TrainingImages
 from .images import pages
+from .serve_command import in_url
 
 LARGEST = "64mb"  # of an upload
 KEPT = 60  # seconds that an upload lives at most
@@ -108,8 +109,8 @@ def served(models, host, port, token="", among=None):
         os.environ["GRADIO_TEMP_DIR"] = folder  # before the page is made
         blocks = page(models, among)
         try:
-            blocks.launch(server_name=host, server_port=port, auth=("cilmp", token) if token else None, share=False,
-                          quiet=True, show_error=True, max_file_size=LARGEST, prevent_thread_lock=True, pwa=False,
+            blocks.launch(server_name=in_url(host), server_port=port, auth=("cilmp", token) if token else None,
+                          share=False, quiet=True, show_error=True, max_file_size=LARGEST, prevent_thread_lock=True, pwa=False,
                           footer_links=[], css=serve_html.STYLE,
                           theme=gr.themes.Base(font=FONTS, font_mono=["monospace"]))  # fmt: skip
             yield blocks

@@ -1,7 +1,9 @@
 """cilmp serve: what `--api` documents, asked with curl; nothing kept, nobody else without a token."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -93,6 +95,24 @@ def test_whom_it_listens_to(run, monkeypatch):
         with pytest.raises(Stop):
             command(["serve", str(run[0]), "--port", str(free_port()), *words])
     assert seen[0] == "" and len(seen[1]) >= 12 and seen[2] == "mine"
+
+
+def test_ctrl_c_is_how_a_page_stops(run, monkeypatch, capsys):
+    class Stopped:
+        def wait(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(serve, "served", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(serve_command.threading, "Event", Stopped)
+    assert command(["serve", str(run[0]), "--port", str(free_port()), "--host", "::1"]) == 0
+    assert re.search(r"^http://\[::1\]:\d+ - stop with Ctrl-C$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/if_inet6"), reason="no IPv6 here")
+def test_this_machine_by_its_other_address(run):
+    port = free_port()
+    with serve.served([cilmp.load(run[0], device="cpu")], "::1", port) as blocks:
+        assert blocks.local_url == f"http://[::1]:{port}/"
 
 
 def test_a_port_in_use(run):
