@@ -110,8 +110,8 @@ def served(models, host, port, token="", among=None):
         blocks = page(models, among)
         try:
             blocks.launch(server_name=in_url(host), server_port=port, auth=("cilmp", token) if token else None,
-                          share=False, quiet=True, show_error=True, max_file_size=LARGEST, prevent_thread_lock=True, pwa=False,
-                          footer_links=[], css=serve_html.STYLE,
+                          share=False, quiet=True, show_error=True, max_file_size=LARGEST, prevent_thread_lock=True,
+                          pwa=False, footer_links=[], css=serve_html.STYLE,
                           theme=gr.themes.Base(font=FONTS, font_mono=["monospace"]))  # fmt: skip
             yield blocks
         finally:
