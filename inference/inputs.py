@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cilmp.datasets import text_table
 from dassl.utils.arrays import is_array_image
+from dassl.utils.dicom import frame_of
 from dassl.utils.errors import MissingFile, UserError
 from dassl.utils.images import recognised
 
@@ -29,7 +30,7 @@ def files_of(words, column=""):
             found += _in_folder(path)
         elif path.suffix.lower() in TABLES:
             found += _in_table(path, column)
-        elif path.exists() or is_array_image(word):
+        elif path.exists() or is_array_image(word) or os.path.exists(frame_of(path)[0]):
             found.append(str(path))
         else:
             raise MissingFile(f"no image, folder or table {word}")

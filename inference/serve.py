@@ -13,10 +13,13 @@ from pathlib import Path
 
 import torch
 
+from dassl.utils.dicom import frames
 from dassl.utils.errors import ConfigError, UserError
 
 from . import inputs, serve_html
 from .explain import TrainingImages
+from .images import pages
+from .serve_command import in_url
 
 LARGEST = "64mb"  # of an upload
 KEPT = 60  # seconds that an upload lives at most
@@ -59,6 +62,8 @@ def page(models, among=None):
     with gr.Blocks(title="cilmp", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
         _html(gr, serve_html.BANNER)
         file = gr.File(label="Drop an image: PNG, JPEG, TIFF, DICOM ...", type="filepath", height=150)
+        frame = gr.Number(label="Frame of a file with several: its number, then drop the file again", precision=0,
+                          minimum=1, visible=False)  # fmt: skip
         name = _html(gr, "")
         with gr.Row():
             shown = []
@@ -67,7 +72,8 @@ def page(models, among=None):
                     shown.append(_html(gr, serve_html.nothing(model)))
         record = gr.JSON(visible=False)
         # the drop zone is emptied for the next image
-        file.upload(lambda path: _shown(models, path, among), file, [file, name, *shown], api_name=False)
+        file.upload(lambda path, number: _shown(models, path, number, among), [file, frame],
+                    [file, frame, name, *shown], api_name=False)  # fmt: skip
         gr.Button(visible=False).click(lambda path: [asked(m, path) for m in models], file, record, api_name="answer")
     return blocks
 
@@ -103,9 +109,9 @@ def served(models, host, port, token="", among=None):
         os.environ["GRADIO_TEMP_DIR"] = folder  # before the page is made
         blocks = page(models, among)
         try:
-            blocks.launch(server_name=host, server_port=port, auth=("cilmp", token) if token else None, share=False,
-                          quiet=True, show_error=True, max_file_size=LARGEST, prevent_thread_lock=True, pwa=False,
-                          footer_links=[], css=serve_html.STYLE,
+            blocks.launch(server_name=in_url(host), server_port=port, auth=("cilmp", token) if token else None,
+                          share=False, quiet=True, show_error=True, max_file_size=LARGEST, prevent_thread_lock=True,
+                          pwa=False, footer_links=[], css=serve_html.STYLE,
                           theme=gr.themes.Base(font=FONTS, font_mono=["monospace"]))  # fmt: skip
             yield blocks
         finally:
@@ -142,13 +148,29 @@ def _answer(model, path, among=()):
     }, found  # fmt: skip
 
 
-def _shown(models, path, among):
-    """Values of the page's parts: none in the drop zone, the image's name, the answer of each run."""
-    parts = [None, f'<p>Of <strong>{serve_html.text(Path(path).name)}</strong>:</p>']
+def _shown(models, path, number, among):
+    """Values of the page's parts: none in the drop zone, the field for a frame, the image's name, what each run says.
+
+    Args:
+        number: of the frame, where the file has several; None: not said.
+    """
+    several = frames(path)
+    image = f"{path}::{number}" if several > 1 and number is not None else path
+    title = serve_html.of(Path(path).name, _part_of(path, several, number))
+    parts = [None, gradio().update(visible=several > 1), title]
     for model in models:
         try:
-            record, found = _answer(model, path, among.images.get(id(model), ()))
+            if several > 1 and number is None:
+                raise UserError(f"It holds {several} frames: give the number of one above, and drop the file again.")
+            record, found = _answer(model, image, among.images.get(id(model), ()))
             parts.append(serve_html.answered(model, record, found, among.labels))
         except UserError as error:
             parts.append(serve_html.failed(model, _without_place(error, path)))
     return parts
+
+
+def _part_of(path, several, number):
+    """Which frame or page of a file is shown, in words; "" where there is one."""
+    if several > 1:
+        return f"frame {number} of {several}" if number is not None else ""
+    return f"the first of {count} pages" if (count := pages(path)) > 1 else ""

@@ -1,5 +1,6 @@
 """cilmp serve RUN [RUN ...]: a page on this machine that answers images."""
 
+import contextlib
 import secrets
 import socket
 import threading
@@ -35,10 +36,11 @@ def parser():
 
 def main(argv=None):
     args = parser().parse_args(argv)
+    address = f"http://{in_url(args.host)}:{args.port}"
     if args.api:
         from .serve_api import HOW
 
-        print(HOW.format(address=f"http://{args.host}:{args.port}"))
+        print(HOW.format(address=address))
         return 0
     check_port(args.host, args.port)
     token = args.token or ("" if args.host in LOOPBACK else secrets.token_urlsafe(12))
@@ -51,8 +53,15 @@ def main(argv=None):
     with served(models, args.host, args.port, token, Among.read(models, args.among)):
         if token:
             print(f"user cilmp, password {token}")
-        print(f"http://{args.host}:{args.port} - stop with Ctrl-C", flush=True)
-        threading.Event().wait()
+        print(f"{address} - stop with Ctrl-C", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+    return 0
+
+
+def in_url(host):
+    """A host as it stands in a URL: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def check_port(host, port):

@@ -15,23 +15,22 @@ BANNER = """<h1>What trained models say of an image</h1>
 its classes, whatever is shown, and must not be used to diagnose, treat or decide anything about a person.</p>"""
 STYLE = """
 .or { color: inherit !important }
+.cilmp { overflow-wrap: anywhere }
 .cilmp h1 { font-size: 1.5rem; font-weight: 700; margin: 0 0 .75rem }
 .cilmp .banner { border: 1px solid #b45309; border-left-width: 6px; border-radius: 6px; padding: .6rem .9rem; margin: 0;
   background: #fef3c7; color: #451a03 }
 .cilmp h2 { font-size: 1.2rem; font-weight: 700; margin: 0 }
 .cilmp h3 { font-size: 1rem; font-weight: 600; margin: 1.4rem 0 .4rem }
 .cilmp p { margin: .3rem 0 }
-.cilmp .place, .cilmp .small, .cilmp figcaption { color: var(--body-text-color); opacity: .85; font-size: .85rem;
-  overflow-wrap: anywhere }
+.cilmp .place, .cilmp .small, .cilmp figcaption { color: var(--body-text-color); opacity: .85; font-size: .85rem }
 .cilmp .run { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 1rem;
   background: var(--block-background-fill) }
-.cilmp .answer { font-size: 1.6rem; font-weight: 700; margin: .9rem 0 .5rem; overflow-wrap: anywhere }
+.cilmp .answer { font-size: 1.6rem; font-weight: 700; margin: .9rem 0 .5rem }
 .cilmp .bars { list-style: none; margin: 0; padding: 0 }
 .cilmp .bars li {
   display: grid; grid-template-columns: minmax(0, 11rem) minmax(2rem, 1fr) 4rem; gap: .6rem; align-items: center;
   padding: .12rem 0;
   font-variant-numeric: tabular-nums }
-.cilmp .bars li > :first-child { overflow-wrap: anywhere }
 .cilmp .bars li > :last-child { text-align: right }
 .cilmp .track { background: var(--border-color-primary); border-radius: 3px; height: .8rem }
 .cilmp .track i { background: #2563eb; border-radius: 3px; display: block; height: 100% }
@@ -41,7 +40,7 @@ STYLE = """
 .cilmp figure { margin: 0; min-width: 0 }
 .cilmp .pair img { width: 100%; border-radius: 4px }
 .cilmp blockquote { margin: .4rem 0; padding: 0 .8rem; border-left: 4px solid var(--border-color-primary) }
-.cilmp .near { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: .5rem }
+.cilmp .near { display: grid; grid-template-columns: repeat(auto-fit, minmax(5rem, 1fr)); gap: .5rem }
 .cilmp .near img { width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 4px; background: #000 }
 """
 
@@ -51,9 +50,20 @@ def text(words):
     return html.escape(str(words)).replace("{", "&#123;").replace("$", "&#36;")
 
 
-def run(model, inside):
-    return f"""<section class="run" aria-live="polite"><h2>{text(model.method)} on {text(model.spec["dataset"])}</h2>
-<p class="place">{text(model.folder)}</p>{inside}</section>"""
+def name(words):
+    """Of a class, a file, a folder, as HTML: whatever direction it is written in, its neighbours keep theirs."""
+    return f"<bdi>{text(words)}</bdi>"
+
+
+def of(file, part=""):
+    """What is asked about: a file's name, and which part of it."""
+    return f"<p>Of <strong>{name(file)}</strong>{', ' if part else ''}{part}:</p>"
+
+
+def run(model, said, below=""):
+    """What is said of an image, which a screen reader reads aloud when it changes, and what stands below."""
+    return f"""<section class="run"><h2>{text(model.method)} on {text(model.spec["dataset"])}</h2>
+<p class="place">{name(model.folder)}</p><div role="status">{said}</div>{below}</section>"""
 
 
 def nothing(model):
@@ -61,16 +71,15 @@ def nothing(model):
 
 
 def failed(model, why):
-    return run(model, f'<p class="warn" role="alert">{text(why)}</p>')
+    return run(model, f'<p class="warn">{name(why)}</p>')
 
 
 def answered(model, record, found, labels):
     """Of what the page knows of an image (`serve.asked`), its Explanation, and {file: class} of similar images."""
-    parts = [f'<p class="answer">{text(record["answer"])}</p>', _bars(record["probabilities"]), _set(model, record)]
+    said = [f'<p class="answer">{name(record["answer"])}</p>', _bars(record["probabilities"]), _set(model, record)]
     if record["unlike"]:
-        parts.append('<p class="warn"><strong>Unlike the training images</strong>: no promise holds for it.</p>')
-    parts += [_map(record, found), _said(record["said"]), _near(found.nearest, labels)]
-    return run(model, "".join(parts))
+        said.append('<p class="warn"><strong>Unlike the training images</strong>: no promise holds for it.</p>')
+    return run(model, "".join(said), _map(record, found) + _said(record["said"]) + _near(found.nearest, labels))
 
 
 def percent(p):
@@ -82,8 +91,8 @@ def percent(p):
 
 def _bars(probabilities):
     best = sorted(probabilities.items(), key=lambda pair: -pair[1])
-    rows = [f'<li><span>{text(name)}</span><span class="track" aria-hidden="true"><i style="width:{100 * p:.1f}%"></i>'
-            f'</span><span>{percent(p)}</span></li>' for name, p in best[:BARS]]  # fmt: skip
+    rows = [f'<li><span>{name(c)}</span><span class="track" aria-hidden="true"><i style="width:{100 * p:.1f}%"></i>'
+            f'</span><span>{percent(p)}</span></li>' for c, p in best[:BARS]]  # fmt: skip
     rest = best[BARS:]
     more = f'<p class="small">{len(rest)} more: {percent(sum(p for _, p in rest))} together</p>' if rest else ""
     return f'<ul class="bars" aria-label="probabilities">{"".join(rows)}</ul>{more}'
@@ -95,7 +104,7 @@ def _set(model, record):
         why = (model.calibration or {}).get("why_no_sets") or "this run is not calibrated (cilmp calibrate)"
         return f'<p class="set">No prediction set: {text(why)}.</p>'
     sets = model.calibration["sets"]
-    share, names = f"{100 * (sets['level'] - sets['shift']):.3g} %", [text(name) for name in record["set"]]
+    share, names = f"{100 * (sets['level'] - sets['shift']):.3g} %", [name(c) for c in record["set"]]
     listed = f"<strong>{'</strong>, <strong>'.join(names)}</strong>"
     which = f"is {listed}" if len(names) == 1 else f"is one of {len(names)}: {listed}"
     return (f'<p class="set">Prediction set: the class {which}. Sets made so hold the true class of {share} of new '
@@ -105,12 +114,12 @@ def _set(model, record):
 def _map(record, found):
     check = found.classes[found.predicted].check
     sound = "says something" if check["deletion"] < check["random"] else "says no more than chance: do not trust it"
-    name = text(record["answer"])
+    answer = record["answer"]
     return f"""<h3>What moved the answer</h3><div class="pair">
 <figure><img src="{_png(found.image)}" alt="the image as the model saw it" style="image-rendering:pixelated">
 <figcaption>what the model saw</figcaption></figure>
-<figure><img src="{_png(found.picture(found.predicted))}" alt="heat map for {name}">
-<figcaption>bright: speaks for {name}</figcaption></figure></div>
+<figure><img src="{_png(found.picture(found.predicted))}" alt="heat map for {text(answer)}">
+<figcaption>bright: speaks for {name(answer)}</figcaption></figure></div>
 <p class="small">The map {sound}: the class keeps {percent(check["deletion"])} on average while the image is
 taken away by it, {percent(check["random"])} in random order.</p>"""
 
@@ -118,7 +127,8 @@ taken away by it, {percent(check["random"])} in random order.</p>"""
 def _said(sentences):
     if not sentences:
         return ""
-    quotes = "".join(f"<blockquote>{text(' '.join(sentence.split()))}</blockquote>" for sentence in sentences)
+    lines = [text(" ".join(sentence.split())) for sentence in sentences]
+    quotes = "".join(f'<blockquote dir="auto">{line}</blockquote>' for line in lines)
     return f"<h3>What the language model said of this class</h3>{quotes}"
 
 
@@ -132,9 +142,9 @@ def _near(nearest, labels):
         except UserError:  # gone since it was read
             continue
         small.thumbnail((THUMBNAIL, THUMBNAIL))
-        name = text(labels.get(file, "class unknown"))
-        shown.append(f'<figure><img src="{_png(small)}" alt="a similar image: {name}"><figcaption>{name}<br>'
-                     f"{cosine:.2f}</figcaption></figure>")  # fmt: skip
+        known = labels.get(file, "class unknown")
+        shown.append(f'<figure><img src="{_png(small)}" alt="a similar image: {text(known)}"><figcaption>{name(known)}'
+                     f"<br>{cosine:.2f}</figcaption></figure>")  # fmt: skip
     return f"""<h3>Similar training images</h3><div class="near">{"".join(shown)}</div>
 <p class="small">Numbers: cosine of image features, 1 for the same.</p>"""
 

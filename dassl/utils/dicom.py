@@ -3,9 +3,12 @@
     stored values -> modality LUT or rescale -> VOI LUT or window -> inverted or not -> 8 bits       (grey)
     stored values -> palette, or YBR to RGB -> 8 bits                                               (colour)
 
-Every step is pydicom's. Not applied: overlays, ICC profiles.
+Every step is pydicom's. Not applied: overlays, ICC profiles. `loop.dcm::12` names the 12th frame of a file with
+several; which of them is meant is never guessed.
 """
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,29 @@ FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")  # file meta
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 MAY_BE_EMPTY = ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter",
                 "WindowWidth", "VOILUTFunction", "PixelPaddingValue", "PixelPaddingRangeLimit")  # fmt: skip
+OF_FRAMES = ("PixelValueTransformationSequence", "FrameVOILUTSequence")  # where an enhanced object has slope and window
+FRAME = re.compile(r"(?P<file>.+)::(?P<frame>\d{1,9})", re.DOTALL)
+
+
+def frame_of(path):
+    """(file, number of the frame from 1) of a name `<file>::<number>`; (path, None) of any other, or of a file that is
+    called so."""
+    match = FRAME.fullmatch(str(path))
+    if match is None or os.path.exists(path):
+        return path, None
+    return match["file"], int(match["frame"])
+
+
+def frames(path):
+    """How many frames a file's header tells of; 1 of what is no DICOM."""
+    return _told(header) if is_dicom(path) and (header := _header(path)) is not None else 1
+
+
+def _told(data):
+    try:
+        return int(data.get("NumberOfFrames") or 1)
+    except (TypeError, ValueError):  # several values, or none that is a number: pydicom says so when it decodes
+        return 1
 
 
 def is_dicom(path):
@@ -37,7 +63,7 @@ def _header(path):
     """What tells an image from another file; None where pydicom can't read it."""
     import pydicom
 
-    tags = ["SOPClassUID", "Rows", "Columns"]
+    tags = ["SOPClassUID", "Rows", "Columns", "NumberOfFrames"]
     try:
         header = pydicom.dcmread(Path(path), force=True, stop_before_pixels=True, specific_tags=tags)
     except Exception:  # pydicom raises whatever comes up when bytes are no DICOM
@@ -45,21 +71,25 @@ def _header(path):
     return header if "SOPClassUID" in header or "MediaStorageSOPClassUID" in header.file_meta else None
 
 
-def read_dicom(path):
-    """uint8 (H, W) or (H, W, 3) of a DICOM file with one frame; UserError for several."""
+def read_dicom(path, frame=None):
+    """uint8 (H, W) or (H, W, 3) of a DICOM file.
+
+    Args:
+        frame: number of the one that is meant, from 1, where there are several.
+
+    Raises:
+        UserError: several and none named, none of this number, or what can't be shown.
+    """
     import pydicom
-    from pydicom.pixels import pixel_array
 
     data = pydicom.dcmread(Path(path), force=True)
+    _decodable(data, path)
+    pixels, place = _decoded(data, frame, path)
+    _tell_of_frame(data, place)
     for key in MAY_BE_EMPTY:  # an element without value says as much as none
         if key in data and data.get(key) in (None, "", []):
             del data[key]
-    frames = int(data.get("NumberOfFrames") or 1)
-    if frames > 1:
-        raise UserError(f"{path} holds {frames} frames; export one frame a file")
-    _decodable(data, path)
     kind = data.PhotometricInterpretation
-    pixels = pixel_array(data)
     if kind == "PALETTE COLOR":
         return _palette(pixels, data)
     if kind in COLOUR:
@@ -67,6 +97,38 @@ def read_dicom(path):
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise UserError(f"{path}: photometric interpretation {kind} is not supported; export it as RGB")
     return _grey(pixels, data)
+
+
+def _decoded(data, frame, path):
+    """((H, W) or (H, W, 3) stored values of one frame, its index)."""
+    from pydicom.pixels import pixel_array
+
+    if (told := _told(data)) > 1:
+        place = _place_of(frame, told, path)
+        return pixel_array(data, index=place), place
+    pixels = pixel_array(data)
+    whole = pixels[None] if pixels.ndim == 2 + (data.SamplesPerPixel > 1) else pixels  # several, though none is told
+    place = _place_of(frame, len(whole), path)
+    return whole[place], place
+
+
+def _place_of(frame, several, path):
+    """Index from 0 of a frame."""
+    if frame is None and several > 1:
+        raise UserError(f"{path} holds {several} frames, an image is one: to predict or explain name it, the first as "
+                        f"{Path(path).name}::1; a data set takes one frame a file")  # fmt: skip
+    if frame is not None and not 1 <= frame <= several:
+        raise UserError(f"{path} has no frame {frame}: it has frames 1 to {several}")
+    return (frame or 1) - 1
+
+
+def _tell_of_frame(data, place):
+    """Put what an enhanced object says of all frames, then of this one, where any other has it."""
+    for key, at in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", place)):
+        groups = data.get(key) or []
+        for name in OF_FRAMES if at < len(groups) else ():
+            for item in (groups[at].get(name) or [])[:1]:
+                data.update(item)
 
 
 def _decodable(data, path):

@@ -9,12 +9,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .arrays import is_array_image, read_array_image
 from .deep import deep_samples, sample_bits
-from .dicom import holds_image, is_dicom, read_dicom
+from .dicom import frame_of, holds_image, is_dicom, read_dicom
 from .errors import MissingFile, UserError
 from .grey import eight_bits, window
 from .io import sha256_file, sha256_of
 
-VERSION = 2  # of the pixels that read_image gives: what is kept of decoded images carries it
+VERSION = 3  # of the pixels that read_image gives: what is kept of decoded images carries it
 # What counts as an image by its content: Pillow also opens films, fonts and whatever may be a TGA.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 GREY = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # modes of more than 8 bits
@@ -39,7 +39,8 @@ def recognised(path):
 
 
 def read_image(path):
-    """An 8-bit RGB PIL image of a file, or of an image inside an array (`<file>.npz::<part>/<index>`).
+    """An 8-bit RGB PIL image of a file, of an image inside an array (`<file>.npz::<part>/<index>`), or of a frame of a
+    DICOM file (`<file>::<number from 1>`).
 
     Grey levels beyond 8 bits are mapped linearly from their 0.5th..99.5th percentile, never clipped to 255; colours
     beyond 8 bits by the depth they fill. DICOM files, whatever their name, are shown as their header says. An EXIF turn
@@ -50,15 +51,18 @@ def read_image(path):
     """
     if is_array_image(path):
         return Image.fromarray(read_array_image(path)).convert("RGB")
+    name, (path, frame) = path, frame_of(path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for ever
             raise UserError(f"no regular file: {path}")
         if is_dicom(path):
-            return Image.fromarray(read_dicom(path)).convert("RGB")
+            return Image.fromarray(read_dicom(path, frame)).convert("RGB")
+        if frame is not None:
+            raise UserError(f"{path} is no DICOM file: it has no frame {frame}")
         with Image.open(path) as image:
             return _read(image)
     except FileNotFoundError:
-        raise MissingFile(f"no image at {path}") from None
+        raise MissingFile(f"no image at {name}") from None
     except UserError:
         raise
     except UnidentifiedImageError:
@@ -86,11 +90,13 @@ def _read(image):
 
 
 def image_hash(path):
-    """SHA-256 (hex) of what `read_image` reads: the bytes of the file, or of the image inside an array; and VERSION."""
+    """SHA-256 (hex) of what `read_image` reads: the bytes of the file and which frame of it is named, or of the image
+    inside an array; and VERSION."""
     if is_array_image(path):
         image = read_array_image(path)
         return sha256_of([VERSION, image.shape, hashlib.sha256(image.tobytes()).hexdigest()])
-    return sha256_of([VERSION, sha256_file(path)])
+    file, frame = frame_of(path)
+    return sha256_of([VERSION, sha256_file(file), frame])
 
 
 def to_rgb(image, white_is_zero=False):

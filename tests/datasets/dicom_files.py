@@ -31,6 +31,16 @@ def write(path, pixels, **tags):
     return path
 
 
+def film(path, frames, tagged=True, **tags):
+    """A file of frames (F, H, W) or (F, H, W, 3); its header tells how many, or (`tagged` False) does not."""
+    data = dataset(frames[0], **tags)
+    data.PixelData = b"".join(dataset(f, **tags).PixelData for f in frames)
+    if tagged:
+        data.NumberOfFrames = len(frames)
+    data.save_as(path, enforce_file_format=True)
+    return str(path)
+
+
 def voi_lut(table, first=0, bits=8):
     item = pydicom.Dataset()
     item.add_new("LUTDescriptor", "US", [len(table), first, bits])

@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
-from cilmp.tests.datasets.dicom_files import dataset, palette, voi_lut, write
+from cilmp.tests.datasets.dicom_files import dataset, film, palette, voi_lut, write
 from dassl.utils import read_image
-from dassl.utils.errors import UserError
+from dassl.utils.dicom import frames
+from dassl.utils.errors import MissingFile, UserError
+from dassl.utils.images import image_hash
 
 STEPS = np.array([[0, 500, 1000, 1500], [2000, 2500, 3000, 4095]])
 
@@ -141,6 +144,85 @@ def test_ybr_becomes_rgb_and_twelve_bits_fill_eight(tmp_path):
     deep = np.broadcast_to(np.array([4095, 2048, 0]), (4, 4, 3))
     image = np.asarray(read_image(str(write(tmp_path / "b", deep, bits=12))))
     np.testing.assert_allclose(image[0, 0].astype(int), [255, 128, 0], atol=1)
+
+
+# ---- several frames
+
+
+def groups(slope=None, center=None):
+    """What an enhanced object says of all frames, or of one."""
+    group = pydicom.Dataset()
+    if slope is not None:
+        item = pydicom.Dataset()
+        item.RescaleSlope, item.RescaleIntercept, item.RescaleType = slope, 0, "US"
+        group.PixelValueTransformationSequence = [item]
+    if center is not None:
+        item = pydicom.Dataset()
+        item.WindowCenter, item.WindowWidth, item.VOILUTFunction = center, 1000, "LINEAR_EXACT"
+        group.FrameVOILUTSequence = [item]
+    return group
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+@pytest.mark.parametrize("shape", [(3, 8, 6), (3, 8, 6, 3), (3, 8, 3), (4, 3, 8)])
+def test_a_frame_is_named_from_one(tmp_path, shape, tagged):
+    """As the file of that frame alone is read, whether the header tells how many there are or only their length."""
+    several = np.random.default_rng(0).integers(0, 256, shape)
+    path = film(tmp_path / "loop.dcm", several, bits=8, tagged=tagged)
+    for i, frame in enumerate(several):
+        alone = read_image(str(write(tmp_path / "alone", frame, bits=8)))
+        assert np.array_equal(read_image(f"{path}::{i + 1}"), alone)
+    said = refused(path)
+    assert f"holds {shape[0]} frames" in said and "loop.dcm::1" in said
+    for wrong in (0, shape[0] + 1):
+        with pytest.raises(UserError, match=f"no frame {wrong}: it has frames 1 to {shape[0]}"):
+            read_image(f"{path}::{wrong}")
+
+
+def test_frames_are_inverted_where_the_header_says_so(tmp_path):
+    several = np.stack([np.full((4, 4), 10), np.full((4, 4), 200)])
+    path = film(tmp_path / "xa", several, bits=8, PhotometricInterpretation="MONOCHROME1")
+    assert [np.asarray(read_image(f"{path}::{i}")).max() for i in (1, 2)] == [245, 55]
+
+
+def test_a_frame_of_a_compressed_film():
+    path = get_testdata_file("examples_ybr_color.dcm")
+    first, last = (np.asarray(read_image(f"{path}::{i}")) for i in (1, 30))
+    whole = pixel_array(pydicom.dcmread(path))
+    assert np.array_equal(first, whole[0]) and np.array_equal(last, whole[29]) and not np.array_equal(first, last)
+
+
+def test_an_enhanced_object_has_window_and_slope_by_frame(tmp_path):
+    """Those of the frame before those of all: 2 x - 500 and 2 x - 1500 of 1000, onto 0..255."""
+    values = np.broadcast_to(np.array([300, 500, 900]), (2, 4, 3))
+    path = film(tmp_path / "us.dcm", values, SharedFunctionalGroupsSequence=[groups(2, center=500)],
+                PerFrameFunctionalGroupsSequence=[groups(), groups(center=1500)])  # fmt: skip
+    wanted = {1: [153, 255, 255], 2: [0, 0, 204]}
+    for frame, row in wanted.items():
+        assert np.asarray(read_image(f"{path}::{frame}"))[0, :, 0].tolist() == pytest.approx(row, abs=1)
+    one = film(tmp_path / "one.dcm", values[:1], SharedFunctionalGroupsSequence=[groups(2, center=500)],
+               PerFrameFunctionalGroupsSequence=[groups()])  # fmt: skip
+    assert np.asarray(read_image(one))[0, :, 0].tolist() == pytest.approx(wanted[1], abs=1)
+
+
+def test_a_number_of_frames_that_is_none_is_one_line(tmp_path):
+    path = write(tmp_path / "odd", np.zeros((4, 4)), bits=8, NumberOfFrames=["1", "2"])
+    assert frames(path) == 1 and "unreadable image" in refused(path)
+
+
+def test_only_dicom_has_frames_to_name(tmp_path):
+    Image.new("L", (4, 4), 9).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png is no DICOM file: it has no frame 2"):
+        read_image(str(tmp_path / "a.png::2"))
+    with pytest.raises(MissingFile, match=r"no image at .*gone\.dcm::2"):
+        read_image(str(tmp_path / "gone.dcm::2"))
+    (tmp_path / "a.png").rename(tmp_path / "a.png::2")
+    assert np.asarray(read_image(str(tmp_path / "a.png::2"))).max() == 9
+
+
+def test_the_hash_of_a_frame(tmp_path):
+    path = film(tmp_path / "loop.dcm", np.arange(3 * 16).reshape(3, 4, 4), bits=8)
+    assert image_hash(f"{path}::1") == image_hash(f"{path}::1") != image_hash(f"{path}::2")
 
 
 # ---- what is refused in one line

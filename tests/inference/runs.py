@@ -29,9 +29,9 @@ def config(folder, method, plugins, **options):
     return cfg
 
 
-def finished_run(method, folder, plugins=(), **options):
+def finished_run(method, folder, plugins=(), names=NAMES, **options):
     """(run folder, test paths, the run's own probabilities) of one epoch on noise, its data moved away."""
-    place = make_believe(folder, NAMES, rows=10, width=16, images=6, side=40)
+    place = make_believe(folder, names, rows=10, width=16, images=6, side=40)
     node = getattr(trainers.methods().get(method), "defaults", {})
     own = {k: v.format(folder) if isinstance(v, str) else v for k, v in QUICK.items() if k in node}
     options = place | {f"TRAINER.{method.upper()}.{k}": v for k, v in own.items()} | options

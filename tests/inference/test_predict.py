@@ -125,6 +125,23 @@ def test_of_several_pages_the_first_is_said(run, tmp_path, capsys):
     assert np.allclose(two[0], two[1], atol=1e-6)  # the second page is blue
 
 
+def test_a_frame_is_named(run, tmp_path, capsys):
+    """On the command line and in a table; the frames of dicom() differ."""
+    dicom(tmp_path / "loop.dcm", frames=3)
+    frames = [str(tmp_path / f"loop.dcm::{i}") for i in (1, 3)]
+    (tmp_path / "rows.csv").write_text("path\nloop.dcm::1\nloop.dcm::3\n")
+    assert files_of(frames) == files_of([str(tmp_path / "rows.csv")]) == frames
+    assert main(["predict", run[0], *frames, "--out", str(tmp_path / "out.json")]) == 0
+    rows = json.loads((tmp_path / "out.json").read_text())["predictions"]
+    values = np.arange(24 * 24 * 3, dtype=np.uint8).reshape(3, 24, 24)
+    wanted = cilmp.load(run[0]).predict_proba([values[0], values[2]])
+    assert np.allclose([[row[f"p({name})"] for name in NAMES] for row in rows], wanted, atol=1e-6)
+    assert main(["predict", run[0], str(tmp_path / "loop.dcm::4")]) == 3
+    assert "loop.dcm has no frame 4: it has frames 1 to 3" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no image, folder or table"):
+        files_of([str(tmp_path / "gone.dcm::4")])
+
+
 def test_cells_that_a_spreadsheet_would_run(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(run[1][0], "=cmd.png")

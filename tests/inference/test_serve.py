@@ -1,7 +1,9 @@
 """cilmp serve: what `--api` documents, asked with curl; nothing kept, nobody else without a token."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -9,12 +11,15 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import cilmp
 from cilmp.__main__ import main as command
 from cilmp.inference import serve, serve_command
 from cilmp.inference.serve_api import HOW
+from cilmp.tests.datasets import dicom_files
 from cilmp.tests.inference.runs import NAMES, finished_run
 from dassl.utils.errors import UserError
 
@@ -92,6 +97,24 @@ def test_whom_it_listens_to(run, monkeypatch):
     assert seen[0] == "" and len(seen[1]) >= 12 and seen[2] == "mine"
 
 
+def test_ctrl_c_is_how_a_page_stops(run, monkeypatch, capsys):
+    class Stopped:
+        def wait(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(serve, "served", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(serve_command.threading, "Event", Stopped)
+    assert command(["serve", str(run[0]), "--port", str(free_port()), "--host", "::1"]) == 0
+    assert re.search(r"^http://\[::1\]:\d+ - stop with Ctrl-C$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/if_inet6"), reason="no IPv6 here")
+def test_this_machine_by_its_other_address(run):
+    port = free_port()
+    with serve.served([cilmp.load(run[0], device="cpu")], "::1", port) as blocks:
+        assert blocks.local_url == f"http://[::1]:{port}/"
+
+
 def test_a_port_in_use(run):
     with socket.socket() as other:
         other.bind((HOST, 0))
@@ -99,6 +122,27 @@ def test_a_port_in_use(run):
         with pytest.raises(UserError, match="can't be listened to") as refused:
             command(["serve", str(run[0]), "--port", str(other.getsockname()[1])])
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("number, said, right", [
+    (None, "Of <strong><bdi>loop.dcm</bdi></strong>:", False), (2, "frame 2 of 3:", True), (4, "frame 4 of 3:", False)])
+def test_a_film(run, tmp_path, number, said, right):
+    """Answered of the frame that is named; else it is said what to do, without the place of the upload."""
+    frames = np.random.default_rng(0).integers(0, 256, (3, 40, 40))
+    model, path = cilmp.load(run[0], device="cpu"), dicom_files.film(tmp_path / "loop.dcm", frames, bits=8)
+    _, field, name, shown = serve._shown([model], path, number, serve.Among())
+    assert field["visible"] and said in name and ('class="answer"' in shown) is right
+    assert right or ("frames" in shown and str(tmp_path) not in shown)
+    record = serve.asked(model, path)
+    assert "holds 3 frames" in record["error"] and str(tmp_path) not in record["error"]
+
+
+def test_of_several_pages_the_first_is_said(run, tmp_path):
+    first = Image.new("RGB", (20, 20))
+    first.save(tmp_path / "pages.tif", save_all=True, append_images=[first])
+    model = cilmp.load(run[0], device="cpu")
+    _, field, name, _ = serve._shown([model], str(tmp_path / "pages.tif"), 2, serve.Among())
+    assert "the first of 2 pages:" in name and not field["visible"]
 
 
 def test_how_a_program_asks(capsys):
