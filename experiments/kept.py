@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from dassl.utils.io import atomic_path, write_json
+from dassl.utils.io import atomic_path, misfit, write_json
 from dassl.utils.version import number
 
 from .plugins import hash_of
@@ -23,6 +23,21 @@ from .reads import Knowledge, code_of
 
 FORM = 1  # of kept.json; raise it when an older reader would misread it
 FILE, ROWS, SENTENCES = "kept.json", "knowledge.safetensors", "sentences.json"
+TRAINED = {"classes": list, "labels": {"train_x": list, "val": list}}
+FACTS = TRAINED | {"version": str, "knowledge_names": list, "phrases": dict, "input": dict, "plugins": list}
+TRAINED = TRAINED | {"dataset": str}  # of a bundle: what its tensors were learned on
+
+
+def misfit_of(kept):
+    """What of kept.json does not fit, in words; "" where all does."""
+    trained = {"trained_on": TRAINED} if "trained_on" in kept else {}
+    if words := misfit(kept, FACTS | trained):
+        return words
+    for place, facts in (("", kept), ("trained_on.", kept.get("trained_on"))):
+        labels = [label for part in (facts["labels"].values() if facts else ()) for label in part or ()]
+        if bad := [n for n in labels if type(n) is not int or not 0 <= n < len(facts["classes"])]:
+            return f"{place}labels hold {bad[0]!r} of {len(facts['classes'])} classes"
+    return ""
 
 
 def keep(trainer, folder, plugins=(), model_dir="", epoch=None):
