@@ -45,7 +45,7 @@ def pack(output, path):
 
 
 def _without_host(path):
-    """A path whose file name does not say the machine: TensorBoard's events.out.tfevents.<time>.<host>.<process>.<n>."""
+    """A path whose file name does not say the machine: events.out.tfevents.<time>.<host>.<process>.<number>."""
     named = EVENTS.fullmatch(path.name)
     return path.with_name(f"{named[1]}.host.{named[2]}") if named else path
 
