@@ -16,6 +16,7 @@ from .predictions import file_of
 
 OF_A_RUN = re.compile(r"(results(_\w+)?|reads|calibration)\.json|config\.yaml|predictions(_\w+)?\.npz")
 WITHIN = re.compile(r"(few_shot|studies|runs)/.*\.(json|yaml|npz|txt)|runs/.*/tensorboard/events\.out\.[^/]+")
+EVENTS = re.compile(r"(events\.out\.tfevents\.\d+)\..+?\.(\d+\.\d+)")
 LARGEST = 1 << 31  # bytes of one file in an archive: more is no results
 
 
@@ -29,7 +30,7 @@ def pack(output, path):
     if not found:
         raise MissingFile(f"no finished runs in {output}; make some with: bash scripts/cilmp/base2new.sh")
     folders = dict.fromkeys(r["folder"] for r in found)
-    members = {f"runs/{file.relative_to(output).as_posix()}": file for folder in folders
+    members = {f"runs/{_without_host(file.relative_to(output)).as_posix()}": file for folder in folders
                for file in sorted([*folder.iterdir(), *folder.glob("tensorboard/events.out.*")])
                if OF_A_RUN.fullmatch(file.name) or file.parent != folder}  # fmt: skip
     members |= {f"studies/{file.name}": file for file in sorted((output / "studies").glob("*.yaml"))}
@@ -41,6 +42,12 @@ def pack(output, path):
         for name, file in members.items():
             z.write(file, name)
     return len(folders)
+
+
+def _without_host(path):
+    """A path whose file name does not say the machine: events.out.tfevents.<time>.<host>.<process>.<number>."""
+    named = EVENTS.fullmatch(path.name)
+    return path.with_name(f"{named[1]}.host.{named[2]}") if named else path
 
 
 @contextlib.contextmanager

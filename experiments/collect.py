@@ -1,10 +1,9 @@
 """Results on disk as a list of records: results.json and what it says of its run. Nothing is learned from elsewhere."""
 
-import math
 from pathlib import Path
 
 from dassl.utils.errors import UserError
-from dassl.utils.io import read_json_object, sha256_of
+from dassl.utils.io import misfit, read_json_object, sha256_of
 
 
 def results_file(folder, split="test"):
@@ -60,12 +59,16 @@ def check_spec(record):
 
 
 def _check(content, form, place):
-    for key, kind in form.items():
-        value = content.get(key, ...)
-        finite = not isinstance(value, float) or math.isfinite(value)
-        if not isinstance(value, kind) or not finite:
-            what = "missing" if value is ... else repr(value)[:40]
-            raise UserError(f"it is not a run's results ({place}{key} is {what})")
+    if words := misfit(content, form, place):
+        raise UserError(f"it is not a run's results ({words})")
+
+
+def read(path, form):
+    """The content of a results.json of which this form is read; UserError with the path where it does not fit."""
+    content = read_json_object(path)
+    if words := misfit(content, form):
+        raise UserError(f"{path}: it is not a run's results ({words}); remove that folder and run it again")
+    return content
 
 
 def trained_by(record):

@@ -1,8 +1,8 @@
 """What a run keeps of its data, so that using it later never needs them: kept.json, and what an LLM said.
 
 kept.json          form, version; classes in label order; their own names where CLIP is shown others; modality and
-                   wording; labels of train and val images, no names of them; INPUT as it was; plugins, and the hash of
-                   the method's file where it is none of ours; of a test of another run, that run's folder
+                   wording; labels of train and val images, no names of them; INPUT as it was; plugins and their hashes,
+                   and that of the method's file where it is none of ours; of a test of another run, that run's folder
 knowledge.safetensors, sentences.json    LLM rows or sentences of these classes, for methods that read them
 
 Learned tensors are beside it, in <model>/learner.safetensors. Written before the results, which say that all is there.
@@ -15,13 +15,29 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from dassl.utils.io import atomic_path, write_json
+from dassl.utils.io import atomic_path, misfit, write_json
 from dassl.utils.version import number
 
+from .plugins import hash_of
 from .reads import Knowledge, code_of
 
 FORM = 1  # of kept.json; raise it when an older reader would misread it
 FILE, ROWS, SENTENCES = "kept.json", "knowledge.safetensors", "sentences.json"
+TRAINED = {"classes": list, "labels": {"train_x": list, "val": list}}
+FACTS = TRAINED | {"version": str, "knowledge_names": list, "phrases": dict, "input": dict, "plugins": list}
+TRAINED = TRAINED | {"dataset": str}  # of a bundle: what its tensors were learned on
+
+
+def misfit_of(kept):
+    """What of kept.json does not fit, in words; "" where all does."""
+    trained = {"trained_on": TRAINED} if "trained_on" in kept else {}
+    if words := misfit(kept, FACTS | trained):
+        return words
+    for place, facts in (("", kept), ("trained_on.", kept.get("trained_on"))):
+        labels = [label for part in (facts["labels"].values() if facts else ()) for label in part or ()]
+        if bad := [n for n in labels if type(n) is not int or not 0 <= n < len(facts["classes"])]:
+            return f"{place}labels hold {bad[0]!r} of {len(facts['classes'])} classes"
+    return ""
 
 
 def keep(trainer, folder, plugins=(), model_dir="", epoch=None):
@@ -56,6 +72,7 @@ def _facts(trainer, names, plugins):
         "licence": getattr(info, "licence", ""),
         "code": code_of(type(trainer)),
         "plugins": [os.path.abspath(p) if Path(p).exists() else p for p in map(str, plugins)],
+        "plugins_sha256": [hash_of(p) for p in plugins],
     }
 
 

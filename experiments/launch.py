@@ -9,7 +9,7 @@ from typing import NamedTuple
 from dassl.utils.errors import UserError, unwritable
 from dassl.utils.io import read_json_object, sha256_file, write_text
 
-from .collect import records, results_file
+from .collect import read, records, results_file
 from .reads import Knowledge, Reads, differing, is_ours
 from .run import Busy, claimed, run
 
@@ -170,7 +170,8 @@ def results_of(spec, output):
 
 def accuracy_of(spec, output):
     """What its results say first, in words."""
-    return f"accuracy {read_json_object(results_of(spec, output))['metrics']['accuracy']:.1f}"
+    found = read(results_of(spec, output), {"metrics": {"accuracy": (int, float)}})
+    return f"accuracy {found['metrics']['accuracy']:.1f}"
 
 
 def finished(spec, output):

@@ -1,12 +1,14 @@
 """The user's own files: a module of one's own is imported here, a file of a whole checkout runs in a process apart."""
 
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 import traceback
 from pathlib import Path
 
 from dassl.utils.errors import MissingFile, UserError
+from dassl.utils.io import sha256_file
 
 
 def load_plugins(plugins):
@@ -21,12 +23,42 @@ def load_plugins(plugins):
     return [_load(str(plugin)) for plugin in plugins]
 
 
-def _load(plugin):
-    from .checkout import Checkout, is_folder_of_none, root_of
+def hash_of(plugin):
+    """SHA-256 of the file that importing a plugin runs, "" where there is none (a checkout's folder); nothing runs.
 
+    Files that it imports in turn are its own affair.
+
+    Raises:
+        MissingFile: no such file or module.
+    """
+    path = _file(plugin)
+    if path.suffix != ".py" and not path.exists():  # a module's name
+        path = _origin(str(plugin))
+    return sha256_file(path) if path.is_file() else ""
+
+
+def _origin(name):
+    """The file of a module by its name, found without importing the packages it lies in."""
+    places, found = None, None
+    for end in range(1, name.count(".") + 2):
+        found = importlib.machinery.PathFinder.find_spec(".".join(name.split(".")[:end]), places)
+        if found is None:
+            raise MissingFile(f"plugin {name}: no such module; give a file name ending in .py, or a module")
+        places = found.submodule_search_locations or ()
+    return Path(found.origin or "")
+
+
+def _file(plugin):
     path = Path(plugin).expanduser()
     if path.suffix == ".py" and not path.is_file():
         raise MissingFile(f"no plugin file {path.absolute()}")
+    return path
+
+
+def _load(plugin):
+    from .checkout import Checkout, is_folder_of_none, root_of
+
+    path = _file(plugin)
     if root := root_of(path):
         return Checkout.of(root, path.resolve())
     if is_folder_of_none(path):
@@ -89,7 +121,7 @@ def _load_file(path):
     """The module of a plugin file; loaded once a process, as it registers what it holds."""
     spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
     known = sys.modules.get(spec.name)
-    if known is not None and Path(known.__file__).samefile(path):
+    if known is not None and Path(known.__file__).resolve() == path.resolve():  # it may be gone by now
         return known
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 from dassl.utils.errors import ConfigError, UserError, unwritable
-from dassl.utils.io import read_json_object, sha256_file
+from dassl.utils.io import sha256_file
 
-from .collect import results_file
+from .collect import read, results_file
 from .kept import keep
 
 
@@ -144,8 +144,9 @@ def facts_of_source(spec, model_dir):
     there = results_file(model_dir, split)
     if not there.is_file():
         return {}
-    source = read_json_object(there)
+    source = read(there, {"cost": dict, "dataset": str})
     found = {"source_sha256": sha256_file(there), "steps": source["cost"].get("steps", "unknown")}
-    if source.get("dataset") != spec.dataset:
+    if source["dataset"] != spec.dataset:
+        source = read(there, {"shots": int, "train_sha256": str, "dataset": str})
         found |= {"source_dataset": source["dataset"], "shots": source["shots"], "train_sha256": source["train_sha256"]}
     return found

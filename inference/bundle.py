@@ -14,10 +14,11 @@ import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from dassl.utils.errors import MissingFile, UserError
-from dassl.utils.io import read_json_object, sha256_file, sha256_of, write_json
+from dassl.utils.io import misfit, read_json_object, sha256_file, sha256_of, write_json
 
 FILE, CARD, BACKBONE = "bundle.json", "README.md", "backbone"
 FORM = 1
+FACTS = {"files": dict, "backbone": {"folder": str}}  # what is read of it
 ADDRESS = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 ENDINGS = (".json", ".safetensors", ".md", ".txt", ".model", ".onnx")  # nothing that has to be unpickled or run
 
@@ -43,12 +44,12 @@ def read(folder):
         raise UserError(f"{path} is of another version of the toolbox (form {content.get('form')}, here {FORM})")
     if content.get("sha256") != sha256_of({k: v for k, v in content.items() if k != "sha256"}):
         raise UserError(f"{path} was changed since the bundle was made; get the bundle again")
-    files = content.get("files")
-    if not isinstance(files, dict):
-        raise UserError(f"{path} lists no files")
+    if words := misfit(content, FACTS):
+        raise UserError(f"{path} is not whole ({words}); get the bundle again")
+    files = content["files"]
     for name in files:
         _check_name(name, path)
-    inner = (content.get("backbone") or {}).get("folder", "")
+    inner = content["backbone"]["folder"]
     if inner and not any(name.startswith(f"{inner}/") for name in files):
         raise UserError(f"{path} names a backbone outside the bundle, {inner!r}: it is refused")
     return content

@@ -15,11 +15,13 @@ import numpy as np
 
 from cilmp.experiments.calibration import FILE, scaled, temperature
 from dassl.utils.errors import UserError
-from dassl.utils.io import read_json_object
+from dassl.utils.io import misfit, read_json_object
 
 from . import conformal, unlike
 
 FORM = 1
+FACTS = {"temperature": {"value": (int, float)}, "sets": {"method": str, "thresholds": list},
+         "unlike": {"threshold": (int, float)}}  # fmt: skip
 FEATURES = "calibration.safetensors"
 RESAMPLES = 2000
 
@@ -89,8 +91,9 @@ def read(folder, classes):
                         f"{FORM}): {again}")  # fmt: skip
     if content.get("classes") != list(classes):
         raise UserError(f"{path} is of other classes than the run's: {again}")
-    if lacking := [key for key in ("temperature", "sets", "unlike") if key not in content]:
-        raise UserError(f"{path} lacks {lacking[0]}: {again}")
+    nothing = {key: type(None) for key in ("sets", "unlike") if content.get(key, ...) is None}
+    if words := misfit(content, FACTS | nothing):
+        raise UserError(f"{path} is no calibration ({words}): {again}")
     return content
 
 

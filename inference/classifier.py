@@ -172,7 +172,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         from cilmp.experiments.settings import Request, base_config
         from dassl.engine import TRAINER_REGISTRY
 
-        plugin = [self.plugin] if isinstance(self.plugin, str) else [str(p) for p in self.plugin]
+        plugin = [self.plugin] if isinstance(self.plugin, (str, os.PathLike)) else self.plugin
+        plugin = [str(p) for p in plugin]
         opts = {"TEST.NO_TEST": True, "USE_CUDA": self.device != "cpu"} | dict(self.opts or {})
         asked = {"BACKBONE": self.backbone, "WEIGHTS": self.weights, "LLM": self.llm, "CFG": self.cfg,
                  "EPOCHS": self.epochs or "", "PLUGIN": shlex.join(plugin),

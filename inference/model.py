@@ -101,6 +101,9 @@ def kept_of(folder, results):
     if kept.get("form") != keeping.FORM:
         raise UserError(f"{path} is of another version of the toolbox (form {kept.get('form')} of version "
                         f"{kept.get('version')}, here {keeping.FORM}): use that version, or train again")  # fmt: skip
+    if words := keeping.misfit_of(kept):
+        raise UserError(f"{path} is not what a run keeps ({words}): it was changed or is not whole; get it again, or "
+                        f"train again")  # fmt: skip
     return kept
 
 

@@ -1,6 +1,9 @@
 """A run's trainer, built again without its data: what stood in the data set is what the run kept of it."""
 
+from os import PathLike
+
 from cilmp.experiments import kept as keeping
+from cilmp.experiments.plugins import hash_of
 from cilmp.experiments.reads import code_of
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils.errors import ConfigError, UserError
@@ -19,8 +22,7 @@ def built(folder, results, kept, device="auto", weights="", plugin=(), backbone=
     cfg = config_of(folder, results, kept, device, weights, plugin, backbone)
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if kept.get("code") != code_of(trainer):
-        raise UserError(f"the file of method {cfg.TRAINER.NAME} is another than the run was trained with: give that "
-                        f"one with --plugin (in Python plugin=)")  # fmt: skip
+        raise another(f"the file of method {cfg.TRAINER.NAME}")
     if not backbone:  # a bundle's own was compared with the bundle
         check_backbone(cfg, results)
     return for_use(trainer, kept)(cfg)
@@ -32,11 +34,12 @@ def config_of(folder, results, kept, device, weights, plugin, backbone=""):
     from dassl.config import set_key
 
     spec = results["spec"]
-    plugin = [plugin] if isinstance(plugin, str) else [str(p) for p in plugin]
+    plugin = [str(p) for p in ([plugin] if isinstance(plugin, (str, PathLike)) else plugin)]
     if kept.get("code") and bundle.is_bundle(folder) and not plugin:
         raise UserError(f"{folder} is of a method of one's own, {spec['method']}, whose file is not in the bundle: "
                         f"give it with --plugin (in Python plugin=)")  # fmt: skip
     plugin = plugin or (kept["plugins"] if kept.get("code") else [])  # of a reader of one's own nothing is needed
+    plugin = compared(plugin, kept)
     cfg = own_base(base_config(plugin), spec["method"])
     values = spec["settings"] | {f"INPUT.{key}": value for key, value in kept["input"].items()}
     for key, value in values.items():
@@ -55,6 +58,27 @@ def config_of(folder, results, kept, device, weights, plugin, backbone=""):
     _knowledge_from(folder, cfg)
     cfg.freeze()
     return cfg
+
+
+def compared(plugins, kept):
+    """The plugins whose files are those that the run was trained with, by their hashes: nothing of them runs before.
+
+    Raises:
+        MissingFile: no such file. UserError: another file than the run's.
+    """
+    if not kept.get("code"):  # the method is ours, or was registered by what the caller imported
+        return plugins
+    hashes = {plugin: hash_of(plugin) for plugin in plugins}
+    own = [plugin for plugin in plugins if hashes[plugin] in (kept["code"], *kept.get("plugins_sha256", ()))]
+    others = [plugin for plugin in plugins if plugin not in own]
+    if others and ("plugins_sha256" in kept or not own):  # an older run knows the file of its method alone
+        raise another(others[0])
+    return own
+
+
+def another(what):
+    return UserError(f"{what} is another than the run was trained with: give that one with --plugin (in Python "
+                     f"plugin=)")  # fmt: skip
 
 
 def _wants_cuda(device):

@@ -6,7 +6,7 @@ import yaml
 
 from dassl.config import keys_of
 from dassl.utils.errors import UserError
-from dassl.utils.io import read_json, sha256_of, write_json, write_text
+from dassl.utils.io import read_json_object, sha256_of, write_json, write_text
 
 # Where a run writes, where the data lies and how fast it goes do not change what it is.
 NOT_THE_RUN = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "VERBOSE", "DATALOADER.NUM_WORKERS", "TRAIN.PRINT_FREQ",
@@ -65,7 +65,7 @@ def claim_run_folder(cfg, reads=None):
 def _claim_reads(path, reads):
     if reads is None:
         return
-    before = read_json(path) if path.is_file() else reads
+    before = read_json_object(path) if path.is_file() else reads
     if changed := sorted(k for k in {*before, *reads} if before.get(k) != reads.get(k)):
         raise UserError(
             f"{path.parent} holds a run that read another {', '.join(changed)} than what is there now (changed since); "

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -104,6 +105,23 @@ def read_json_object(path):
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object, it holds {type(content).__name__}")
     return content
+
+
+def misfit(content, form, place=""):
+    """The first value of a dict that is not of its kind, in words ("spec.method is missing"); "" where all fit.
+
+    Args:
+        form: {key: type, tuple of types, or the form of a dict there}; a float must be finite.
+    """
+    for key, kind in form.items():
+        value = content.get(key, ...)
+        inner = kind if isinstance(kind, dict) else {}
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not isinstance(value, dict if isinstance(kind, dict) else kind) or not finite:
+            return f"{place}{key} is {'missing' if value is ... else repr(value)[:40]}"
+        if words := inner and misfit(value, inner, f"{place}{key}."):
+            return words
+    return ""
 
 
 def canonical_json(obj):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import stat
 import zipfile
 
@@ -27,6 +28,7 @@ def test_an_archive_holds_results_and_neither_images_nor_weights(packed):
     names = zipfile.ZipFile(packed / "mine.zip").namelist()
     curves = {n for n in names if "/tensorboard/events.out." in n}
     assert len(curves) == 2  # a report draws them
+    assert not [n for n in curves if socket.gethostname() in n], "the name of this machine"
     assert {n.rsplit("/")[-1] for n in names if n.startswith("runs/") and n not in curves} == {
         "results.json", "predictions.npz", "predictions_whole_val.npz", "config.yaml", "reads.json"}  # fmt: skip
     assert [n for n in names if n.startswith("few_shot/mydata/") and n.endswith("seed_1.json")]

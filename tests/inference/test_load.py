@@ -16,9 +16,9 @@ from cilmp.inference import images as pictures
 from cilmp.inference.export import export
 from cilmp.tests.experiments.test_finished import make_set
 from cilmp.tests.inference.runs import finished_run
-from dassl.utils.errors import UserError
+from dassl.utils.errors import MissingFile, UserError
 from dassl.utils.images import read_image
-from dassl.utils.io import write_json
+from dassl.utils.io import sha256_file, write_json
 from dassl.utils.paths import REPO
 
 
@@ -109,6 +109,59 @@ def test_a_method_of_ones_own(tmp_path):
     plugin.write_text(plugin.read_text() + "\n")
     with pytest.raises(UserError, match="another than the run was trained with"):
         cilmp.load(run)
+
+
+TRAP = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n"
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_no_code_of_another_file_runs(tmp_path, older):
+    """A changed file where the run's own lay, one that is handed in: compared before it is imported."""
+    source = (REPO / "docs" / "extending" / "my_method.py").read_text()
+    name = f"Guarded{older}"  # both are registered in this process
+    plugin, place = tmp_path / f"guarded_{older}.py", tmp_path / "place"
+    plugin.write_text(source.replace("class MyMethod", f"class {name}"))
+    from cilmp.experiments.settings import base_config
+
+    base_config([str(plugin)])
+    place.mkdir()
+    run, paths, _ = finished_run(name, place, plugins=(str(plugin),))
+    kept = json.loads((run / "kept.json").read_text())
+    assert kept["plugins_sha256"] == [sha256_file(plugin)]
+    if older:  # than these hashes: the method's own is known
+        write_json({k: v for k, v in kept.items() if k != "plugins_sha256"}, run / "kept.json")
+    other = tmp_path / "handed_in.py"
+    other.write_text(TRAP + plugin.read_text())
+    with pytest.raises(UserError, match=r"handed_in\.py is another than the run was trained with.*give that one"):
+        cilmp.load(run, plugin=[other])
+    assert not (tmp_path / "ran").exists()
+    assert cilmp.load(run, plugin=plugin).predict_proba(paths[:1]).shape == (1, 3)
+    plugin.unlink()
+    with pytest.raises(MissingFile, match=f"no plugin file .*{plugin.name}"):
+        cilmp.load(run)
+    plugin.write_text(other.read_text())
+    with pytest.raises(UserError, match=f"{plugin.name} is another than the run was trained with"):
+        cilmp.load(run)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_method_in_a_module_that_its_plugin_imports(tmp_path, monkeypatch):
+    """The hash of the file that is imported counts, beside that of the file that holds the class."""
+    monkeypatch.syspath_prepend(tmp_path)
+    source = (REPO / "docs" / "extending" / "my_method.py").read_text().replace("class MyMethod", "class Inner")
+    (tmp_path / "inner_method.py").write_text(source)
+    plugin, place = tmp_path / "outer_method.py", tmp_path / "place"
+    plugin.write_text("import inner_method\n")
+    from cilmp.experiments.settings import base_config
+
+    base_config([str(plugin)])
+    place.mkdir()
+    run, paths, _ = finished_run("Inner", place, plugins=(str(plugin), "inner_method"))
+    assert cilmp.load(run).predict_proba(paths[:1]).shape == (1, 3)
+    plugin.write_text(TRAP + plugin.read_text())
+    with pytest.raises(UserError, match=r"outer_method\.py is another than"):
+        cilmp.load(run)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_reader_of_ones_own_is_not_needed(tmp_path):

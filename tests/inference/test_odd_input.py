@@ -60,7 +60,7 @@ def test_results_of_something_else(copied, capsys):
 @pytest.mark.parametrize("content, said", [
     ({}, r"form None"), ({"form": 2}, r"form 2"),
     ({"form": 1, "classes": ["left lung"]}, r"of other classes"),
-    ({"form": 1, "classes": ["left lung", "heart", "liver"]}, r"lacks temperature"),
+    ({"form": 1, "classes": ["left lung", "heart", "liver"]}, r"temperature is missing"),
 ])  # fmt: skip
 def test_a_calibration_that_is_none_of_this_run(copied, content, said):
     (copied / "calibration.json").write_text(json.dumps(content))
