@@ -184,13 +184,15 @@ def _study(args, studies):
     tree = yaml_tree(path) if path else {}
     grid = [{**some, **axes(args.set)} for some in studies.grids(tree.get("set"))] if args.set else tree.get("set")
     flags = {key: getattr(args, key) for key in (*studies.LISTS, "select", "workers", "launcher")}
-    slurm = {**(tree.get("slurm") or {}), **{k: v for k in FLAGS if (v := getattr(args, k.replace("-", "_")))}}
-    flags |= {"slurm": slurm} if slurm else {}
+    slurm = {k: v for k in FLAGS if (v := getattr(args, k.replace("-", "_")))}
     said = {v.lower(): os.environ[v] for v in studies.VARIABLES if os.environ.get(v)}
+    read = dict(tree)
     tree |= {**said, **{k: v for k, v in flags.items() if v is not None}, **({"set": grid} if grid else {})}
     asked = studies.study_of(tree, path or "the command line", Path(path).stem if path else "")
-    plugins = said.get("plugin", "")
+    asked.slurm |= slurm
+    plugins = asked.variables.get("PLUGIN", "")
     asked.methods = [m if m == "all" else _spelled(m, plugins) for m in asked.methods]
+    studies.check_leave_out(asked.leave_out, read, path)
     asked.protocols = asked.protocols or ["few_shot"]
     asked.name = asked.name or studies.name_of(asked)
     return asked
