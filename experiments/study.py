@@ -233,9 +233,14 @@ def _numbers(texts, source):
     return found
 
 
+def presets():
+    """{name: yaml file} of the studies that come with the toolbox."""
+    return {p.stem: p for p in sorted((CONFIGS / "studies").glob("*.yaml"))}
+
+
 def preset_file(name):
-    """The yaml file of a study that comes with the toolbox."""
-    there = {p.stem: p for p in sorted((CONFIGS / "studies").glob("*.yaml"))}
+    """The yaml file of a preset; UnknownName with the nearest."""
+    there = presets()
     if name not in there:
         raise unknown_name("preset", name, there)
     return there[name]
