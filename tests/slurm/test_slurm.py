@@ -73,7 +73,8 @@ def test_a_task_without_its_data_is_named_and_the_rest_goes_on(slurm, study):
     assert "train --spec" in script
     names = [(r["method"], r["dataset"], r["spec"]["part"]) for r in records(root / "out")]
     assert {n[1] for n in names} == {"first"} and len(names) == 2 * (1 + 2), (names, out, errors)
-    assert code == 1 and re.search(r"ZeroshotCLIP, 2 shots, seed 1, train_all, few_shot, second: failed - .*second", out), out
+    failed = r"ZeroshotCLIP, 2 shots, seed 1, train_all, few_shot, second: failed - .*second"
+    assert code == 1 and re.search(failed, out), out
     (root / "data" / "away").rename(root / "data" / "second")
     code, out, errors = ended(start(*words))
     assert code == 0 and "6 finished runs found, not repeated" in out, out + errors
