@@ -121,7 +121,7 @@ def sweep(argv):
 def study(argv):
     """cilmp study [FILE] [--methods ...]"""
     from .slurm import FLAGS
-    from .study import LISTS
+    from .study import LISTS, presets
 
     p = parser_of("study", "Methods x data sets x protocols x shots x seeds: the plan with what is done, then what is "
                   "missing, then the tables. The same command goes on where it was.\n\n"
@@ -133,7 +133,8 @@ def study(argv):
         p.add_argument(f"--{name}", nargs="+", metavar="WORD", help=AXES[name])
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE[,VALUE ...]",
                    help="a further axis: any key of the configuration; may be repeated")
-    p.add_argument("--preset", default="", help="a study that comes with the toolbox")
+    p.add_argument("--preset", default="", metavar="NAME",
+                   help=f"a study that comes with the toolbox: {', '.join(presets())}")
     p.add_argument("--select", choices=("val", "test"), help="val: a method's best setting on val, tested once")
     p.add_argument("--workers", type=int, help="runs at a time (default 1)")
     p.add_argument("--dry-run", action="store_true", help="show the plan and what is not ready, run nothing")
@@ -184,13 +185,15 @@ def _study(args, studies):
     tree = yaml_tree(path) if path else {}
     grid = [{**some, **axes(args.set)} for some in studies.grids(tree.get("set"))] if args.set else tree.get("set")
     flags = {key: getattr(args, key) for key in (*studies.LISTS, "select", "workers", "launcher")}
-    slurm = {**(tree.get("slurm") or {}), **{k: v for k in FLAGS if (v := getattr(args, k.replace("-", "_")))}}
-    flags |= {"slurm": slurm} if slurm else {}
+    slurm = {k: v for k in FLAGS if (v := getattr(args, k.replace("-", "_")))}
     said = {v.lower(): os.environ[v] for v in studies.VARIABLES if os.environ.get(v)}
+    read = dict(tree)
     tree |= {**said, **{k: v for k, v in flags.items() if v is not None}, **({"set": grid} if grid else {})}
     asked = studies.study_of(tree, path or "the command line", Path(path).stem if path else "")
-    plugins = said.get("plugin", "")
+    asked.slurm |= slurm
+    plugins = asked.variables.get("PLUGIN", "")
     asked.methods = [m if m == "all" else _spelled(m, plugins) for m in asked.methods]
+    studies.check_leave_out(asked.leave_out, read, path)
     asked.protocols = asked.protocols or ["few_shot"]
     asked.name = asked.name or studies.name_of(asked)
     return asked
@@ -204,7 +207,7 @@ def report(argv):
     p.add_argument("--metrics", nargs="+", default=[], metavar="METRIC", help="what tables show, by its name in "
                    "results.json (balanced_accuracy, auroc, ece ...); default: each protocol's own")  # fmt: skip
     p.add_argument("--formats", nargs="+", default=[], metavar="FORMAT", help="of tables: md tex csv json (all by "
-                   "default), terminal")  # fmt: skip
+                   "default), terminal (alone: no pictures are drawn)")  # fmt: skip
     args = p.parse_args(argv)
     from .report import main
 

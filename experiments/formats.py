@@ -141,6 +141,11 @@ def chosen(names):
     return tuple(names) or tuple(FORMATS)
 
 
+def in_files(formats):
+    """Whether some format is a file: text in a terminal shows no pictures, so none are drawn for it alone."""
+    return any(name in FORMATS for name in formats)
+
+
 def save(table, folder, stem="table", formats=tuple(FORMATS)):
     """table.md, table.tex, table.csv and table.json in a folder; "terminal" prints it."""
     for name in formats:

@@ -80,7 +80,8 @@ class Launch:
     def __init__(self, specs, output, force=False):
         self.wanted = [s for s in specs if not s.why_not]
         self.output, self.force, self.seconds = output, force, []
-        self.number, self.failures = 0, {}  # {folder: (spec, why)}, in the order they failed
+        self.number, self.failures = 0, {}  # {folder: (name, why)}, in the order they failed
+        self.names = told_apart(self.wanted)
 
     def run_all(self):
         """Run what is not finished; returns the number of failed runs."""
@@ -124,21 +125,21 @@ class Launch:
         return "not run, as its training failed" if broken else ""
 
     def say_again(self, spec, found):
-        print(f"    {spec}: failed - {found.words}; tried once more", flush=True)
+        print(f"    {self.names[id(spec)]}: failed - {found.words}; tried once more", flush=True)
 
     def settled(self, spec, found):
         """Tell how a run ended; False: it is in other hands and must be looked at again."""
         if found.state == "busy":
             return False
-        words = found.words
+        name, words = self.names[id(spec)], found.words
         if found.state == "failed":
-            self.failures[spec.folder(self.output)] = (spec, words)
+            self.failures[spec.folder(self.output)] = (name, words)
             words = words if words.startswith("not run") else f"failed - {words}"
         if found.seconds:
             self.seconds.append(found.seconds)
             words += f" ({found.seconds:.0f} s, about {self.time_left()} left)"
         self.number += 1
-        self.say(f"[{self.number}/{self.total}] {spec}: {words}")
+        self.say(f"[{self.number}/{self.total}] {name}: {words}")
         return True
 
     def say(self, line):
@@ -162,6 +163,22 @@ class Launch:
                 reasons[words] = reasons.get(words, 0) + 1
         for words, n in reasons.items():
             print(f"{n} finished runs are not taken: their {words} has changed since; run anew beside them", flush=True)
+
+
+def told_apart(specs):
+    """{id(spec): words}: a spec's own, and what else tells it from the others (protocol, data set, backbone, LLM,
+    settings)."""
+    facts = [f for f in ("protocol", "dataset", "backbone") if len({getattr(s, f) for s in specs}) > 1]
+    names = {id(s): ", ".join([str(s), *(getattr(s, f) for f in facts)]) for s in specs}
+    alike = {}
+    for spec in specs:
+        alike.setdefault(names[id(spec)], []).append(spec)
+    for some in (some for some in alike.values() if len(some) > 1):
+        each = [{k: str(v) for k, v in s.first.settings.items()} for s in some]
+        differ = [k for k in dict.fromkeys(k for own in each for k in own) if len({own.get(k) for own in each}) > 1]
+        for spec, own in zip(some, each):
+            names[id(spec)] += "".join(f", {k.split('.')[-1]}={own.get(k)}" for k in differ)
+    return names
 
 
 def results_of(spec, output):

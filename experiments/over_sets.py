@@ -69,7 +69,7 @@ def _tests(values, methods):
     return found
 
 
-def section(protocol, backbone, tables, stem, folder):
+def section(protocol, backbone, tables, stem, folder, draws=True):
     """(Markdown of the summaries of {data set: table}, {title, summaries, pictures}), and <stem>.json beside;
     ("", None) where they share nothing."""
     found = summaries(protocol, tables)
@@ -77,7 +77,7 @@ def section(protocol, backbone, tables, stem, folder):
         return "", None
     write_json(found, folder / f"{stem}.json")
     title = f"{protocol.name} over data sets, {backbone}"
-    drawn = pictures.of_data_sets(found, title, folder, stem)
+    drawn = pictures.of_data_sets(found, title, folder, stem) if draws else []
     lines = [f"**{md(title)}**", ""]
     for one in found:
         shots = f"{in_words(one['shots'])}, " if protocol.shots_column else ""

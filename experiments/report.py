@@ -77,7 +77,8 @@ def section(key, found, folder, several, metrics=(), wanted=tuple(formats.FORMAT
         return "\n".join([f"**{formats.md(title)}**: no method has finished all its parts", "", *commands, ""]), None
     formats.save(table, folder, stem, wanted)
     text = formats.markdown(table)
-    table |= {"protocol": protocol, "pictures": pictures.of_one_table(protocol, table, found, folder, stem)}
+    drawn = pictures.of_one_table(protocol, table, found, folder, stem) if formats.in_files(wanted) else []
+    table |= {"protocol": protocol, "pictures": drawn}
     text += f"\n{pictures.markdown(table['pictures'])}"
     return text + evidence(protocol, table, found, folder, stem, wanted), table
 
@@ -115,7 +116,7 @@ def over_data_sets(made, groups, folder, metrics=(), wanted=tuple(formats.FORMAT
             sections.append((formats.markdown(table), table))
         if len(alone) > 1:
             stem = slug(f"{name}-over-sets-{backbone}")
-            sections.append(over_sets.section(protocol, backbone, alone, stem, folder))
+            sections.append(over_sets.section(protocol, backbone, alone, stem, folder, formats.in_files(wanted)))
     return [s for s in sections if s[0]]
 
 

@@ -84,9 +84,10 @@ class Slurm(Launch):
         """The sbatch script of n tasks."""
         most = f"%{self.asked['at-once']}" if self.asked.get("at-once") else ""
         lines = ["#!/bin/bash", f"#SBATCH --job-name=cilmp-{self.folder.name}", f"#SBATCH --array=0-{n - 1}{most}",
-                 f"#SBATCH --output={self.folder}/logs/%a.log", "#SBATCH --open-mode=append", "#SBATCH --requeue",
+                 f"#SBATCH --output={shlex.quote(self._logs())}", "#SBATCH --open-mode=append", "#SBATCH --requeue",
                  f"#SBATCH --signal=B:TERM@{WARNING_SECONDS}"]  # fmt: skip
-        lines += [f"#SBATCH --{FLAGS[flag][0]}={value}" for flag, value in self.asked.items() if FLAGS[flag][0]]
+        lines += [f"#SBATCH --{FLAGS[flag][0]}={shlex.quote(str(value))}"
+                  for flag, value in self.asked.items() if FLAGS[flag][0]]  # fmt: skip
         quoted = {k: shlex.quote(str(v)) for k, v in {
             "OUTPUT": self.output, "CILMP_CACHE": cache_root(), "python": sys.executable, "cilmp": REPO / "cilmp",
             "tasks": self.folder / "tasks"}.items()}  # fmt: skip
@@ -101,6 +102,10 @@ class Slurm(Launch):
             "wait $run",
         ]
         return "\n".join(lines) + "\n"
+
+    def _logs(self):
+        """The tasks' logs as sbatch takes it: % begins a pattern, %a is a task's number."""
+        return f"{self.folder}/logs".replace("%", "%%") + "/%a.log"
 
     def follow(self, job, todo):
         """Tell of each run as its results come in; of those without, when the job has left the queue, why."""

@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import os
 import shlex
 import statistics
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from cilmp.protocols import in_words
+from cilmp.protocols import PROTOCOLS, in_words
 from dassl.utils.errors import ConfigError, UserError, unknown_name
 from dassl.utils.io import sha256_of, write_text
 from dassl.utils.paths import slug
@@ -24,7 +25,8 @@ from .workers import Pool, kind, measured
 
 LISTS = ("methods", "datasets", "protocols", "shots", "seeds", "backbones", "llms", "targets")
 VARIABLES = ("DATA", "WEIGHTS", "EPOCHS", "CFG", "HPARAMS", "THREADS", "PLUGIN", "OPTS", "FORCE")
-KEYS = (*LISTS, "set", "select", "workers", "launcher", "slurm", *(v.lower() for v in VARIABLES))
+LEFT_OUT = ("methods", "datasets", "protocols", "backbones", "llms")  # axes that leave_out may name
+KEYS = (*LISTS, "set", "leave_out", "select", "workers", "launcher", "slurm", *(v.lower() for v in VARIABLES))
 WARNING = ("Settings are compared on the test part: good for exploring; choose on other images (--select val) before "
            "reporting a number.")  # fmt: skip
 
@@ -38,6 +40,7 @@ class Study:
         methods ... llms: words; an empty list is what `cilmp run` takes by default (protocols: at least one).
         grid: {configuration key: values}, whose product is run, or a list of such grids; a key of one method's own
             (TRAINER.CILMP.LAYERS) varies that method alone.
+        leave_out: [{axis of LEFT_OUT: names}]: what is of all axes of a group is no part of the study.
         select: test, or val: the best of a method's settings on val is then tested, once.
         variables: {VARIABLE: text}, as `cilmp run` reads them from the environment.
     """
@@ -52,6 +55,7 @@ class Study:
     llms: list = field(default_factory=list)
     targets: list = field(default_factory=list)
     grid: dict = field(default_factory=dict)
+    leave_out: list = field(default_factory=list)
     select: str = "test"
     workers: int = 1
     launcher: str = "local"  # or slurm
@@ -66,14 +70,34 @@ class Study:
             raise ConfigError(f"--launcher {self.launcher}: choose local or slurm")
         if self.select not in ("test", "val"):
             raise ConfigError(f"--select {self.select}: choose val or test")
+        if not isinstance(self.workers, int) or self.workers < 1:
+            raise ConfigError(f"--workers {self.workers}: give a whole number above 0")
         methods, found = self._methods(), {}
+        self._check_settings(methods)
         axes = (self.protocols, self.datasets or [""], self.backbones or [""], self.llms or [""])
         for protocol, dataset, backbone, llm in itertools.product(*axes):
             for pairs, some in self._settings(methods):
-                found[protocol, dataset, backbone, llm, pairs] = self._request(
-                    protocol, dataset, backbone, llm, dict(pairs), some
-                )
-        return list(found.values())
+                request = self._request(protocol, dataset, backbone, llm, dict(pairs), some)
+                request.methods = [m for m in request.methods if not self._left_out(request, m)]
+                found[protocol, dataset, backbone, llm, pairs] = request
+        if not (left := [request for request in found.values() if request.methods]):
+            raise ConfigError("leave_out leaves nothing of this study")
+        return left
+
+    def _left_out(self, request, method):
+        """Whether some group of leave_out has this method of a request."""
+        own = {"methods": method, "datasets": request.dataset, "protocols": request.protocol.name,
+               "backbones": request.backbone, "llms": request.llm}  # fmt: skip
+        has = lambda axis, names: _alike(axis, own[axis]) in {_alike(axis, n) for n in names}  # noqa: E731
+        return any(all(has(*pair) for pair in group.items()) for group in self.leave_out)
+
+    def _check_settings(self, methods):
+        """Raise ConfigError of a key that is one method's own, and none of this study's."""
+        nodes = {method.upper() for method in methods}
+        for key in (key for grid in grids(self.grid) for key in grid):
+            if key.startswith("TRAINER.") and key.split(".")[1] not in nodes:
+                raise ConfigError(f"set: {key} is a setting of no method of this study ({', '.join(methods)}); add its "
+                                  f"method, or leave it out")  # fmt: skip
 
     def _methods(self):
         base_config(paths(self.variables.get("PLUGIN", "")))  # registers theirs
@@ -121,20 +145,74 @@ def study_of(tree, source, name="study"):
     """
     if unknown := [k for k in tree if k not in KEYS]:
         raise unknown_name(f"key of a study ({source})", unknown[0], KEYS)
-    for key in LISTS:
-        if key in tree and not _listed(tree[key]):
-            raise ConfigError(f"{source}: {key} has no value; give at least one, or leave the key out")
-    found = [{key: list(map(str, _listed(v))) for key, v in grid.items()} for grid in grids(tree.get("set"))]
+    lists = {key: _words(tree[key], key, source) for key in LISTS if key in tree}
+    if "seeds" in lists:
+        lists["seeds"] = _numbers(lists["seeds"], source)
+    found = [{str(key): _listed(v) for key, v in grid.items()} for grid in grids(tree.get("set"))]
     if empty := [key for grid in found for key, values in grid.items() if not values]:
         raise ConfigError(f"{source}: set: {empty[0]} has no value; give at least one, or leave the key out")
-    lists = {key: _listed(tree[key]) for key in LISTS if key in tree}
-    if "seeds" in lists:
-        lists["seeds"] = _numbers(lists["seeds"])
-    variables = {v: str(tree[v.lower()]) for v in VARIABLES if tree.get(v.lower()) not in (None, "")}
-    rest = {key: tree[key] for key in ("select", "workers", "launcher", "slurm") if key in tree}
-    if unknown := [k for k in rest.get("slurm", {}) if k not in FLAGS]:
-        raise unknown_name(f"key of slurm ({source})", unknown[0], FLAGS)
-    return Study(name, grid=found if len(found) > 1 else found[0], variables=variables, **lists, **rest)
+    variables = {v: word for v in VARIABLES if (word := _word(tree.get(v.lower()), v.lower(), source))}
+    rest = {key: tree[key] for key in ("select", "workers", "launcher") if key in tree}
+    slurm = _pairs(tree.get("slurm"), "slurm", FLAGS, source)
+    slurm = {flag: word for flag, value in slurm.items() if (word := _word(value, f"slurm: {flag}", source))}
+    leave_out = [{axis: _words(names, f"leave_out: {axis}", source)
+                  for axis, names in _pairs(group, "leave_out", LEFT_OUT, source).items()}
+                 for group in _groups(tree.get("leave_out"))]  # fmt: skip
+    if {} in leave_out:
+        raise ConfigError(f"{source}: a group of leave_out names nothing; write e.g. {{datasets: BUSI, protocols: "
+                          f"base2new}}")  # fmt: skip
+    return Study(name, grid=found if len(found) > 1 else found[0], variables=variables, slurm=slurm,
+                 leave_out=leave_out, **lists, **rest)  # fmt: skip
+
+
+def check_leave_out(leave_out, tree, source):
+    """Raise UnknownName of a name in leave_out that is not among those of its axis in the file that says so (where it
+    names none: among all methods, all protocols)."""
+    every = {"methods": every_method(), "protocols": list(PROTOCOLS)}
+    for group in leave_out:
+        for axis, names in group.items():
+            there = _listed(tree.get(axis))
+            there = every.get(axis, []) if there in ([], ["all"]) else there
+            same = {_alike(axis, n) for n in there}
+            if there and (unknown := [n for n in names if _alike(axis, n) not in same]):
+                raise unknown_name(f"name in leave_out: {axis} ({source})", unknown[0], there)
+
+
+def _alike(axis, name):
+    """A name of an axis in the spelling that all of its spellings share."""
+    from cilmp.datasets import canonical
+
+    return (canonical(name) if axis == "datasets" else name).lower()
+
+
+def _groups(said):
+    return said if isinstance(said, list) else [] if said is None else [said]
+
+
+def _pairs(tree, what, known, source):
+    """{key: value} of known keys; ConfigError or UnknownName else."""
+    if not isinstance(tree or {}, dict):
+        raise ConfigError(f"{source}: {what}: {tree!r} says nothing; write KEY: VALUE pairs ({', '.join(known)})")
+    if unknown := [k for k in tree or {} if k not in known]:
+        raise unknown_name(f"key of {what} ({source})", unknown[0], known)
+    return tree or {}
+
+
+def _word(value, key, source):
+    """One value as a variable's text: "" for none and false, 1 for true."""
+    if isinstance(value, (list, tuple, dict)):
+        raise ConfigError(f"{source}: {key}: {value!r} is not one value; give one")
+    return "1" if value is True else "" if value is None or value is False else str(value)
+
+
+def _words(value, key, source):
+    """The words of an axis, one at least."""
+    every = value if isinstance(value, (list, tuple)) else [value]
+    if wrong := [v for v in every if isinstance(v, (list, tuple, dict))]:
+        raise ConfigError(f"{source}: {key}: {wrong[0]!r} is no word; write a list of words, [A, B]")
+    if not (found := _listed(value)):
+        raise ConfigError(f"{source}: {key} has no value; give at least one, or leave the key out")
+    return found
 
 
 def _listed(value):
@@ -144,21 +222,25 @@ def _listed(value):
     return words(str(value)) if isinstance(value, str) else [] if value is None else [str(value)]
 
 
-def _numbers(texts):
+def _numbers(texts, source):
     """"1-3" as 1, 2, 3; commas part too."""
     found = []
-    for text in ",".join(texts).split(","):
-        first, dash, last = text.partition("-")
-        if dash and first.isdigit() and last.isdigit():
-            found += map(str, range(int(first), int(last) + 1))
-        elif text:
-            found.append(text)
+    for text in filter(None, ",".join(texts).split(",")):
+        ends = text.split("-")
+        if len(ends) > 2 or not all(e.isascii() and e.isdigit() for e in ends) or int(ends[0]) > int(ends[-1]):
+            raise ConfigError(f"{source}: seeds: {text!r} is no seed; write whole numbers (0, 1 ...) or a range, 1-5")
+        found += map(str, range(int(ends[0]), int(ends[-1]) + 1))
     return found
 
 
+def presets():
+    """{name: yaml file} of the studies that come with the toolbox."""
+    return {p.stem: p for p in sorted((CONFIGS / "studies").glob("*.yaml"))}
+
+
 def preset_file(name):
-    """The yaml file of a study that comes with the toolbox."""
-    there = {p.stem: p for p in sorted((CONFIGS / "studies").glob("*.yaml"))}
+    """The yaml file of a preset; UnknownName with the nearest."""
+    there = presets()
     if name not in there:
         raise unknown_name("preset", name, there)
     return there[name]
@@ -229,6 +311,8 @@ class Plan:
 
         header, rows = self.table()
         print(tabulate(rows, headers=header, disable_numparse=True))
+        for group in self.study.leave_out:
+            print(f"left out, as the study says: {'; '.join(' '.join([axis, *some]) for axis, some in group.items())}")
         for line in self.to_make:
             print(f"made first: {line}")
         for line in self.cannot:
@@ -325,12 +409,14 @@ def chosen_on_val(study, protocol, targets, table, specs, output, stem):
 
 def _ended(study, plan, failures, output):
     """Say what failed and where all tables are; returns the exit code."""
-    lines = [f"{spec}, {spec.dataset}: {why}" for spec, why in failures] + [f"not ready: {c}" for c in plan.cannot]
+    lines = [f"{name}: {why}" for name, why in failures] + [f"not ready: {c}" for c in plan.cannot]
+    listed = output / "studies" / f"{slug(study.name)}-failed.txt"
     if lines:
         print(f"\n{len(failures)} runs failed, {len(plan.cannot)} reasons kept others from running:")
         print("\n".join(f"  {line}" for line in lines))
-        folder = output / "studies"
-        write_text("\n".join(lines) + "\n", folder / f"{slug(study.name)}-failed.txt")
+        write_text("\n".join(lines) + "\n", listed)
+    else:
+        listed.unlink(missing_ok=True)  # an earlier command's
     return 1 if lines else 0
 
 
@@ -340,11 +426,23 @@ def name_of(study):
     return f"study-{sha256_of(facts)[:8]}"
 
 
+def _anywhere(variable, text):
+    """A variable's text that means the same in any folder."""
+    whole = lambda path: os.path.abspath(os.path.expanduser(path))  # noqa: E731
+    if variable == "DATA" or (variable == "CFG" and text.endswith(".yaml")):
+        return whole(text)
+    if variable == "PLUGIN":
+        return shlex.join(whole(p) if Path(p).expanduser().exists() else p for p in paths(text))
+    return text
+
+
 def save(study, output):
-    """Keep what was asked for beside the results: OUTPUT/studies/<name>.yaml, which `cilmp study FILE` takes."""
+    """Keep what was asked for beside the results: OUTPUT/studies/<name>.yaml, which `cilmp study FILE` takes; not
+    FORCE, as whoever takes it goes on."""
     tree = {key: getattr(study, key) for key in LISTS if getattr(study, key)}
-    tree |= {"set": study.grid} if study.grid else {}
-    tree |= {"slurm": study.slurm} if study.slurm else {}
+    more = {"set": study.grid, "leave_out": study.leave_out, "slurm": study.slurm}
+    tree |= {key: value for key, value in more.items() if value}
     tree |= {key: getattr(study, key) for key in ("select", "workers", "launcher")}
-    tree |= {variable.lower(): text for variable, text in study.variables.items()}
+    tree |= {variable.lower(): _anywhere(variable, text) for variable, text in study.variables.items()
+             if variable != "FORCE"}  # fmt: skip
     write_text(yaml.safe_dump(tree, sort_keys=False), Path(output) / "studies" / f"{slug(study.name)}.yaml")

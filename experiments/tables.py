@@ -204,9 +204,8 @@ def _marks(found, metric, column, values):
 def _notes(protocol, records, rows, missing, not_run, targets):
     """What a reader must know beside the numbers."""
     every = lambda key: sorted({str(r[key]) for r in records if r.get(key)})  # noqa: E731
-    seeds = " ".join(map(str, sorted({r["seed"] for r in records})))
-    notes = [f"Mean ± standard deviation (dividing by n) over seeds {seeds}, percent." if " " in seeds
-             else f"One seed ({seeds}), so no deviation; percent."]  # fmt: skip
+    seeds = _by_seeds(rows)
+    notes = [_averaged_over(list(seeds))]
     if any(r["split"] != "test" for r in records):
         notes.append(f"Judged on {', '.join(every('split'))}, not on the test images.")
     dataset = next((r["spec"]["dataset"] for r in records if not r["spec"]["source"]), "")
@@ -237,11 +236,39 @@ def _notes(protocol, records, rows, missing, not_run, targets):
     notes.append(f"steps: of the optimiser{fitted}; learned: trained numbers; s/step and peak MiB (of the whole "
                  "process): medians over seeds, training.")  # fmt: skip
     notes += sorted({f"{s.method}: not run here - {s.why_not}." for s in not_run})
-    per_row = {frozenset(seeds) for row in rows for part in row["parts"].values() for seeds in part.values()}
-    if len(per_row) > 1:
-        notes.append("Rows differ in their seeds (see table.json): compare with care.")
+    notes += [f"Rows differ in their seeds, compare with care - {_listed(seeds)}."] if len(seeds) > 1 else []
     notes += [f"Not finished: {'; '.join(map(str, missing))}."] if missing else []
     return notes
+
+
+def _averaged_over(seeds):
+    """What the means are of, by the seeds in words that rows have."""
+    if len(seeds) > 1:
+        return "Mean ± standard deviation (dividing by n) over each row's own seeds, percent."
+    if " " in (found := "".join(seeds)):
+        return f"Mean ± standard deviation (dividing by n) over seeds {found}, percent."
+    return f"One seed ({found}), so no deviation; percent."
+
+
+def _by_seeds(rows):
+    """{seeds in words: names of the rows that have them}; a label of several numbers of shots that differ in their
+    seeds is named with them."""
+    of = [(_seeds_of(row), row) for row in rows]
+    known, found = {}, {}
+    for seeds, row in of:
+        known.setdefault(row["label"], set()).add(seeds)
+    for seeds, row in of:
+        name = row["label"] if len(known[row["label"]]) == 1 else f"{row['label']} ({in_words(row['shots'])})"
+        found.setdefault(seeds, {})[name] = None
+    return found
+
+
+def _seeds_of(row):
+    """A row's seeds in words; of each part, where parts differ."""
+    of = lambda metrics: " ".join(sorted({s for own in metrics.values() for s in own}, key=int))  # noqa: E731
+    parts = {part: of(metrics) for part, metrics in row["parts"].items()}
+    words = list(dict.fromkeys(parts.values()))
+    return words[0] if len(words) == 1 else ", ".join(f"{seeds} of {part}" for part, seeds in parts.items())
 
 
 def precisions(rows):

@@ -355,6 +355,15 @@ def test_formats_and_metrics_of_the_command(tmp_path, capsys):
         commands.report([str(place), "--metrics", "f1"])
 
 
+def test_text_alone_draws_no_pictures(tmp_path, capsys):
+    """Before: 70 % of the time of `--formats terminal` went into pictures that a terminal does not show."""
+    place = written(runs(tmp_path), tmp_path)
+    assert commands.report([str(place), "--formats", "terminal"]) == 0
+    assert "full on d, ViT-B/16\n" in capsys.readouterr().out
+    assert not [p for p in (place / "report").iterdir() if p.suffix in (".svg", ".png")]
+    assert "![" not in (place / "report" / "report.md").read_text() and (place / "report" / "index.html").is_file()
+
+
 def test_methods_page_says_what_runs_know_and_what_not(tmp_path):
     found = runs(tmp_path, {"A": 1.0}, dataset="BUSI")
     for r in found:

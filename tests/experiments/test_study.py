@@ -270,6 +270,94 @@ def test_bad_studies_are_one_line():
         Study(protocols=["full"], select="train").requests()
 
 
+def test_what_is_left_out_is_said_and_no_failure(place, capsys):
+    """Before: a set that a protocol is impossible on made every study with both end with exit code 1."""
+    root, make = place
+    asked = dict(protocols=["few_shot", "base2new"], seeds=["1"], shots=["1"])
+    group = {"datasets": ["MyData"], "protocols": ["base2new"]}
+    assert run_study(make(**asked, leave_out=[{**group, "datasets": ["mydata"]}]), root / "out") == 0
+    said = capsys.readouterr().out
+    assert "left out, as the study says: datasets mydata; protocols base2new" in said
+    assert {r["spec"]["protocol"] for r in records(root / "out")} == {"few_shot"}
+    some = Plan(make(**asked, leave_out=[{"methods": ["coop"], "protocols": ["base2new"]}]), root / "out").specs
+    assert {(s.method, s.protocol) for s in some} == {("ZeroshotCLIP", "few_shot"), ("CoOp", "few_shot"),
+                                                      ("ZeroshotCLIP", "base2new")}  # fmt: skip
+    with pytest.raises(ConfigError, match="leave_out leaves nothing"):
+        make(leave_out=[{"datasets": ["mydata"]}]).requests()
+
+
+def test_mistakes_in_leave_out_are_one_line(place):
+    root, _ = place
+    (root / "mine.yaml").write_text("datasets: [mydata]\nleave_out: [{datasets: mydatta}]\n")
+    done = command(root, root / "mine.yaml", "--dry-run")
+    assert done.returncode == 2 and "unknown name in leave_out: datasets" in done.stderr, done.stderr
+    assert "did you mean 'mydata'?" in done.stderr and done.stderr.count("\n") == 1
+    for leave_out, words in (([{"sets": "BUSI"}], "unknown key of leave_out .* 'sets'"), (["BUSI"], "KEY: VALUE"),
+                             ([{"datasets": []}], "leave_out: datasets has no value"), ([{}], "names nothing")):
+        with pytest.raises(UserError, match=words):
+            study_of({"leave_out": leave_out}, "mine.yaml")
+    for preset in ("biomedcoop", "knowledge", "paper"):
+        tree = yaml.safe_load(studies.preset_file(preset).read_text())
+        asked = study_of(tree, preset)
+        studies.check_leave_out(asked.leave_out, tree, preset)
+        assert ("BUSI", "base2new") not in {(r.dataset, r.protocol.name) for r in asked.requests()}
+
+
+def test_what_a_file_says_wrongly_is_never_taken_for_something_else():
+    """Before: seeds 3-1 were 1 2 3, `force: false` repeated all runs, a key of no method of the study was ignored,
+    and some mistakes were tracebacks."""
+    for tree, words in (
+        ({"seeds": "3-1"}, "seeds: '3-1' is no seed"), ({"seeds": "1-x"}, "'1-x' is no seed"),
+        ({"slurm": 7}, "slurm: 7 says nothing; write KEY: VALUE"), ({"data": ["a", "b"]}, "data: .* is not one value"),
+        ({"methods": {"CoOp": 1}}, "methods: .* is no word"), ({"shots": [1, [2]]}, r"shots: \[2\] is no word"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=words):
+            study_of(tree, "mine.yaml")
+    assert study_of({"force": False}, "x").variables == {} and study_of({"force": True}, "x").variables["FORCE"] == "1"
+    for workers in (0, -1, "two"):
+        with pytest.raises(ConfigError, match=f"--workers {workers}: give a whole number above 0"):
+            study_of({"workers": workers, "protocols": ["few_shot"]}, "x").requests()
+    for key in ("TRAINER.COOOP.N_CTX", "TRAINER.CILMP.LAYERS"):
+        with pytest.raises(ConfigError, match=f"{key} is a setting of no method of this study"):
+            study_of({"methods": ["CoOp"], "protocols": ["few_shot"], "set": {key: [1]}}, "x").requests()
+    with pytest.raises(UserError, match="unknown configuration key 1"):
+        asked = study_of({"methods": ["CoOp"], "protocols": ["few_shot"], "set": {1: [2]}}, "x")
+        Plan(asked, "nowhere")
+
+
+def test_lines_tell_runs_apart(place, capsys):
+    """Before: one line for the runs of every data set, protocol, backbone and setting."""
+    root, make = place
+    make_set(root / "data" / "more")
+    (root / "data" / "more" / "mydata").rename(root / "data" / "other")
+    study = make(["CoOp"], ["1"], ["1"], datasets=["mydata", "other"], grid={"OPTIM.LR": ["0.1", "0.01"]})
+    assert run_study(study, root / "out") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    named = [line.partition("] ")[2].partition(":")[0] for line in lines]
+    assert len(set(named)) == 4 and "CoOp, 1 shot, seed 1, train_all, other, LR=0.01" in named
+
+
+def test_a_kept_study_means_the_same_elsewhere(place, monkeypatch):
+    """Before: `data: data` of the folder the study was started in, and FORCE, which repeated all that was done."""
+    root, make = place
+    monkeypatch.chdir(root)
+    (root / "mine.py").write_text("")
+    variables = {"DATA": "data", "PLUGIN": "mine.py", "FORCE": "1"}
+    leave_out = [{"datasets": ["mydata"], "protocols": ["base2new"]}]
+    studies.save(make(variables=variables, leave_out=leave_out), root / "out")
+    kept = yaml.safe_load((root / "out" / "studies" / "trial.yaml").read_text())
+    assert kept["data"] == str(root / "data") and kept["plugin"] == str(root / "mine.py") and "force" not in kept
+    assert kept["leave_out"] == leave_out
+
+
+def test_a_list_of_failures_goes_when_nothing_fails(place):
+    root, make = place
+    listed = root / "out" / "studies" / "trial-failed.txt"
+    lost = make(["ZeroshotCLIP"], ["1"], ["1"], datasets=["nowhere_to_be_found", "mydata"])
+    assert run_study(lost, root / "out") == 1 and listed.is_file()
+    assert run_study(make(["ZeroshotCLIP"], ["1"], ["1"]), root / "out") == 0 and not listed.exists()
+
+
 class Spec:
     def __init__(self, method):
         self.method, self.dataset, self.backbone, self.shots, self.source = method, "d", "b", 1, None

@@ -57,6 +57,18 @@ def test_base_new_and_h_by_hand():
     assert any("deviation is of the seeds' own H" in n and "H_of_seeds" in n for n in table["notes"])
 
 
+def test_rows_of_other_seeds_are_not_said_to_be_of_all():
+    """Before: "over seeds 1 2 3" above rows of two seeds or one, and no word on whose are whose."""
+    found = [record(m, s, "train_all", 50 + s, shots=k) for m, s, k in
+             (("A", 1, 1), ("A", 2, 1), ("A", 10, 1), ("B", 1, 1), ("A", 1, 4), ("B", 1, 4))]  # fmt: skip
+    notes = build(found, "few_shot")["notes"]
+    assert notes[0] == "Mean ± standard deviation (dividing by n) over each row's own seeds, percent."
+    assert "Rows differ in their seeds, compare with care - 1: B, A (4 shots); 1 2 10: A (1 shot)." in notes
+    half = [r for r in base2new() if (r["spec"]["part"], r["seed"]) != ("test_new", 2)]
+    assert build(half)["notes"][0].endswith("over seeds 1 2 of train_base, 1 of test_new, percent.")
+    assert "over seeds 1 2, percent" in build(base2new())["notes"][0]
+
+
 def test_h_of_zero_and_zero():
     assert build([record("Z", 1, p, 0) for p in ("train_base", "test_new")])["rows"][0][3] == "0.0"
 

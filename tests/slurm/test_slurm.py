@@ -73,7 +73,8 @@ def test_a_task_without_its_data_is_named_and_the_rest_goes_on(slurm, study):
     assert "train --spec" in script
     names = [(r["method"], r["dataset"], r["spec"]["part"]) for r in records(root / "out")]
     assert {n[1] for n in names} == {"first"} and len(names) == 2 * (1 + 2), (names, out, errors)
-    assert code == 1 and re.search(r"ZeroshotCLIP, 2 shots, seed 1, train_all: failed - .*second", out), out
+    failed = r"ZeroshotCLIP, 2 shots, seed 1, train_all, few_shot, second: failed - .*second"
+    assert code == 1 and re.search(failed, out), out
     (root / "data" / "away").rename(root / "data" / "second")
     code, out, errors = ended(start(*words))
     assert code == 0 and "6 finished runs found, not repeated" in out, out + errors
@@ -106,3 +107,12 @@ def test_the_last_word_of_a_log(tmp_path):
     assert "left no word" in last_word(log)
     log.write_text("warning: x\nerror: no data here\nslurmstepd: done\n")
     assert last_word(log) == "error: no data here"
+
+
+def test_an_output_of_any_name(study, slurm):
+    root, start = study
+    output = root / 'my $HOME "runs" 5%a'
+    code, out, errors = ended(start("--methods", "ZeroshotCLIP", "--datasets", "first", "--seeds", "1",
+                                    OUTPUT=str(output)))  # fmt: skip
+    assert code == 0, out + errors
+    assert len(records(output)) == 1 and list((output / "studies").glob("*/logs/0.log"))
