@@ -8,6 +8,7 @@ Exit code 0: nothing was found. 1: something was found. 2: a bad call. The last 
 could be looked at; else it names what was not checked (groups without ids, images that are not here).
 """
 
+import os
 from pathlib import Path
 
 from cilmp.datasets.check import check
@@ -15,7 +16,7 @@ from cilmp.datasets.locate import ROOT_HELP, data_root, describe
 from cilmp.datasets.prepare.files import need_root
 from cilmp.datasets.prepare.run import writing_to
 from dassl.utils.flags import Parser
-from dassl.utils.paths import output_root, slug
+from dassl.utils.paths import slug
 
 
 def main(argv=None):
@@ -26,7 +27,7 @@ def main(argv=None):
     p.add_argument("--group-regex", default="", metavar="REGEX",
                    help="finds the patient id in a path; the first bracket counts")
     p.add_argument("--picture", metavar="FILE",
-                   help="where the page goes (default: check/<name>.png of $OUTPUT, else output/)")
+                   help="where the page goes (default: $OUTPUT/check/<name>.png, else output/check/<name>.png here)")
     p.add_argument("--no-picture", action="store_true", help="write no page")
     p.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
     args = p.parse_args(argv)
@@ -36,7 +37,7 @@ def main(argv=None):
     if report.split and not args.no_picture:
         from cilmp.datasets.picture import draw
 
-        path = Path(args.picture or output_root() / "check" / f"{slug(report.name)}.png")
+        path = Path(args.picture or Path(os.environ.get("OUTPUT") or "output", "check", f"{slug(report.name)}.png"))
         note = describe(report.name, report.split.classnames, report.split.path).source_note
         with writing_to(path.parent):
             draw(report.split, report.base, path, report.name, note)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from cilmp.__main__ import COMMANDS, main
-from cilmp.experiments import commands
+from cilmp.experiments import commands, launch
 from dassl.utils.errors import UserError
 
 
@@ -80,3 +80,11 @@ def test_help_says_the_default(word, flag, default, capsys, monkeypatch):
         main([word, "--help"])
     (said,) = re.findall(rf"^  {flag} .*\n(?: {{8}}.*\n)*", capsys.readouterr().out, re.M)
     assert f"default: {default})" in said
+
+
+def test_the_time_left_is_told_while_runs_are_left(tmp_path, capsys):
+    runs = launch.Launch([], tmp_path)
+    runs.total = 2
+    for _ in range(2):
+        runs.settled("run", launch.Outcome("done", "fine", 3.0))
+    assert capsys.readouterr().out == "[1/2] run: fine (3 s, about 0:00:03 left)\n[2/2] run: fine (3 s)\n"
