@@ -57,7 +57,8 @@ def main(argv=None):
     if words[0] not in (*COMMANDS, *HIDDEN):
         from dassl.utils.errors import unknown_name
 
-        raise unknown_name("command", words[0], COMMANDS)
+        remedy = "`cilmp --help` says what each does, `cilmp list` which methods, data sets ... there are."
+        raise unknown_name("command", words[0], COMMANDS, remedy)
     module, function = (HIDDEN.get(words[0]) or COMMANDS[words[0]][0]).split(":")
     return getattr(importlib.import_module(module), function)(words[1:])
 

@@ -8,28 +8,28 @@ Exit code 0: nothing was found. 1: something was found. 2: a bad call. The last 
 could be looked at; else it names what was not checked (groups without ids, images that are not here).
 """
 
-import argparse
 import os
 from pathlib import Path
 
 from cilmp.datasets.check import check
-from cilmp.datasets.locate import data_root, describe
+from cilmp.datasets.locate import ROOT_HELP, data_root, describe
 from cilmp.datasets.prepare.files import need_root
 from cilmp.datasets.prepare.run import writing_to
+from dassl.utils.flags import Parser
 from dassl.utils.paths import slug
 
 
 def main(argv=None):
-    p = argparse.ArgumentParser("cilmp check", description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser("cilmp check", __doc__)
     p.add_argument("dataset", metavar="NAME|FILE", help="a data set under the root, or a split file")
-    p.add_argument("--root", default="", help="where data sets live (default: $DATA, else data/ here)")
+    p.add_argument("--root", default="", metavar="DIR", help=ROOT_HELP)
     p.add_argument("--no-pixels", action="store_true", help="judge the text only, open no image")
-    p.add_argument("--group-regex", default="", help="finds the patient id in a path; the first bracket counts")
-    p.add_argument("--picture", help="where the page goes (default: $OUTPUT/check/<name>.png, else "
-                   "output/check/<name>.png here)")
-    p.add_argument("--no-picture", action="store_true")
-    p.add_argument("--workers", type=int, help="processes (default: all cores)")
+    p.add_argument("--group-regex", default="", metavar="REGEX",
+                   help="finds the patient id in a path; the first bracket counts")
+    p.add_argument("--picture", metavar="FILE",
+                   help="where the page goes (default: $OUTPUT/check/<name>.png, else output/check/<name>.png here)")
+    p.add_argument("--no-picture", action="store_true", help="write no page")
+    p.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
     args = p.parse_args(argv)
     need_root(data_root(args.root))
     report = check(args.dataset, args.root, not args.no_pixels, args.group_regex, args.workers)

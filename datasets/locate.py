@@ -22,6 +22,7 @@ FOLDER_SETS = {"ImageFolder": "a folder of class folders (ROOT is the folder)",
                "CSV": "a table path,label[,split][,group] (ROOT is the file)",
                "DICOM": "a folder of class folders of DICOM files (ROOT is the folder)"}
 PHANTOM = "phantom"
+ROOT_HELP = "where data sets live (default: $DATA, else data/ in the checkout; of an installed package, here)"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from dassl.utils.errors import ConfigError
+from dassl.utils.flags import Parser
 
 FLAGS = {  # variable: (flag's metavar, help); the flag wins over the variable
     "DATA": ("DIR", "folder of data sets"),
@@ -24,9 +25,8 @@ FLAGS = {  # variable: (flag's metavar, help); the flag wins over the variable
 
 
 def parser_of(word, about):
-    """The parser of a word of `cilmp`; its text keeps its lines."""
-    form = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(prog=f"cilmp {word}", description=about, formatter_class=form)
+    """The parser of a word of `cilmp`."""
+    return Parser(f"cilmp {word}", about)
 
 
 def _add_flags(p, without=()):
@@ -60,11 +60,11 @@ def run(argv):
     listing = "\n".join(f"    {name:<14} {p.summary}" for name, p in PROTOCOLS.items())
     about = "All runs of a protocol, then their table. No data set: the demo; no seeds: 1 2 3."
     p = parser_of("run", f"{about}\n\n{listing}")
-    p.add_argument("protocol", metavar="PROTOCOL")
+    p.add_argument("protocol", metavar="PROTOCOL", help="one of those above")
     p.add_argument("method", metavar="METHOD[,METHOD ...]", help="CILMP, CoOp ... (any case), or all; one alone meets "
                    "zero-shot (CILMP: CoOp too) in its table")  # fmt: skip
-    p.add_argument("dataset", nargs="?", default="", metavar="DATASET")
-    p.add_argument("seeds", nargs="*", metavar="SEED")
+    p.add_argument("dataset", nargs="?", default="", metavar="DATASET", help="its name (default: the demo)")
+    p.add_argument("seeds", nargs="*", default=[], metavar="SEED", help="whole numbers (default: 1 2 3)")
     _add_flags(p)
     args = p.parse_args(argv)
     _set(args)
@@ -74,9 +74,9 @@ def run(argv):
 def compare(argv):
     """cilmp compare [DATASET] [SEED ...]: every method, base2new unless --protocol says otherwise."""
     p = parser_of("compare", "Every method on one data set, one table. No data set: the demo; no seeds: 1 2 3.")
-    p.add_argument("dataset", nargs="?", default="", metavar="DATASET")
-    p.add_argument("seeds", nargs="*", metavar="SEED")
-    p.add_argument("--protocol", default="base2new")
+    p.add_argument("dataset", nargs="?", default="", metavar="DATASET", help="its name (default: the demo)")
+    p.add_argument("seeds", nargs="*", default=[], metavar="SEED", help="whole numbers (default: 1 2 3)")
+    p.add_argument("--protocol", default="base2new", metavar="NAME", help="one of `cilmp list`")
     _add_flags(p)
     args = p.parse_args(argv)
     _set(args)
@@ -99,13 +99,14 @@ def sweep(argv):
     p = parser_of("sweep", "A grid of settings, each a row of one table; finished runs are not repeated.\n\n"
                   "    cilmp sweep --method CILMP --seeds 1,2 TRAINER.CILMP.LOW_RANK_DIMENSION=4,8,16 "
                   "OPTIM.LR=0.0025,0.01")  # fmt: skip
-    p.add_argument("--protocol", default="few_shot")
-    p.add_argument("--method", default="CILMP")
-    p.add_argument("--dataset", default="")
-    p.add_argument("--seeds", default="", help="e.g. 1,2,3")
+    p.add_argument("--protocol", default="few_shot", metavar="NAME", help="one of `cilmp list`")
+    p.add_argument("--method", default="CILMP", metavar="NAME", help="one, any case")
+    p.add_argument("--dataset", default="", metavar="NAME", help="default: the demo")
+    p.add_argument("--seeds", default="", metavar="N,N ...", help="default: 1,2,3")
     p.add_argument("--select", default="test", choices=("val", "test"),
                    help="val: choose on val, then test the chosen setting once; test: show all on test, for exploring")
-    p.add_argument("grid", nargs="*", metavar="KEY=VALUE[,VALUE ...]")
+    p.add_argument("grid", nargs="*", default=[], metavar="KEY=VALUE[,VALUE ...]",
+                   help="keys of the configuration, with the values to try")
     _add_flags(p)
     args = p.parse_args(argv)
     _set(args)
@@ -124,7 +125,7 @@ def study(argv):
     from .study import LISTS, presets
 
     p = parser_of("study", "Methods x data sets x protocols x shots x seeds: the plan with what is done, then what is "
-                  "missing, then the tables. The same command goes on where it was.\n\n"
+                  "missing,\nthen the tables. The same command goes on where it was.\n\n"
                   "    cilmp study --methods ZeroshotCLIP CoOp CILMP --datasets BUSI CHMNIST --shots 1 4 16 "
                   "--seeds 1-5\n"
                   "    cilmp study my_study.yaml --workers 2        the same words as keys of a yaml file")  # fmt: skip
@@ -202,7 +203,7 @@ def _study(args, studies):
 def report(argv):
     """cilmp report [OUTPUT|ARCHIVE ...]"""
     p = parser_of("report", "All tables and pictures of output folders and archives, from the results in them.")
-    p.add_argument("sources", nargs="*", metavar="OUTPUT|ARCHIVE", help="default: $OUTPUT, else output/")
+    p.add_argument("sources", nargs="*", default=[], metavar="OUTPUT|ARCHIVE", help="default: $OUTPUT, else output/")
     p.add_argument("--to", default="", metavar="DIR", help="default: report/ in the first folder, beside an archive")
     p.add_argument("--metrics", nargs="+", default=[], metavar="METRIC", help="what tables show, by its name in "
                    "results.json (balanced_accuracy, auroc, ece ...); default: each protocol's own")  # fmt: skip
@@ -216,10 +217,10 @@ def report(argv):
 
 def archive(argv):
     """cilmp archive OUTPUT FILE"""
-    p = parser_of("archive", "Specs, results, predictions and few-shot lists of an output folder as one zip file, "
+    p = parser_of("archive", "Specs, results, predictions and few-shot lists of an output folder as one zip file,\n"
                   "which `cilmp report` reads. No images, no weights.")  # fmt: skip
-    p.add_argument("output", metavar="OUTPUT")
-    p.add_argument("file", metavar="FILE")
+    p.add_argument("output", metavar="OUTPUT", help="folder of results")
+    p.add_argument("file", metavar="FILE", help="the archive to write, e.g. results.zip")
     args = p.parse_args(argv)
     from .archive import pack
 
@@ -230,8 +231,8 @@ def archive(argv):
 def listing(argv):
     """cilmp list"""
     p = parser_of("list", "Methods, protocols, data sets, backbones and language models, one line each.")
-    p.add_argument("--plugin", action="append", default=[])
-    p.add_argument("--data", default="", help="folder of data sets")
+    p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="your own methods and readers, too")
+    p.add_argument("--data", default="", metavar="DIR", help="folder of data sets: those in it, too")
     args = p.parse_args(argv)
     from .listing import listing as everything
 

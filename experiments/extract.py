@@ -10,25 +10,26 @@ What is stored by the same LLM in the same words is kept (--force asks again); o
 file of their own. Files go under $CILMP_CACHE (default ~/.cache/cilmp).
 """
 
-import argparse
 import re
 
 from cilmp import knowledge
+from cilmp.datasets.locate import ROOT_HELP
 from cilmp.knowledge import controls
 from cilmp.knowledge.language_model import COMPUTE, DTYPES
 from dassl.utils.errors import UserError
+from dassl.utils.flags import Parser
 
 
 def parser():
-    p = argparse.ArgumentParser("cilmp extract", description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--dataset", required=True, help="a data set's name; its rows are looked up by it")
-    p.add_argument("--llm", required=True, help="hub id, model folder, GGUF file, or one of: "
+    p = Parser("cilmp extract", __doc__)
+    p.add_argument("--dataset", required=True, metavar="NAME", help="a data set's name; its rows are looked up by it")
+    p.add_argument("--llm", required=True, metavar="NAME", help="hub id, model folder, GGUF file, or one of: "
                    + ", ".join(name for name, _ in knowledge.known()))
-    p.add_argument("--root", default="", help="where data sets live (default: $DATA, else data/ here)")
-    p.add_argument("--plugin", action="append", default=[], help="FILE.py or module with your own reader")
+    p.add_argument("--root", default="", metavar="DIR", help=ROOT_HELP)
+    p.add_argument("--plugin", action="append", default=[], metavar="FILE",
+                   help="FILE.py or module with your own reader")
     p.add_argument("--classes", default="", metavar='"A;B;C"', help="only these; also where no data set is at hand")
-    p.add_argument("--template", default=knowledge.TEMPLATE, help="the question, with {class} in it")
+    p.add_argument("--template", default=knowledge.TEMPLATE, metavar="TEXT", help="the question, with {class} in it")
     p.add_argument("--wording", choices=["bare", "dataset"], default="dataset",
                    help="{class} is the bare class name (as in the paper), or the data set's clearer wording and "
                    "modality where it declares them (default)")
@@ -38,10 +39,10 @@ def parser():
     p.add_argument("--dtype", choices=list(DTYPES), default="fp32", help="of the stored rows")
     p.add_argument("--compute", choices=COMPUTE, default="auto", help="of the LLM; auto: fp32 on CPU, bf16 on GPU")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    p.add_argument("--max-new-tokens", type=int, default=128, help="of an answer")
-    p.add_argument("--batch-size", type=int, default=1, help="questions at once")
+    p.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="of an answer")
+    p.add_argument("--batch-size", type=int, default=1, metavar="N", help="questions at once")
     p.add_argument("--sentences", type=int, default=0, metavar="N", help="sample N sentences a class instead of rows")
-    p.add_argument("--seed", type=int, default=1, help="of --sentences")
+    p.add_argument("--seed", type=int, default=1, metavar="N", help="of --sentences")
     p.add_argument("--force", action="store_true", help="ask again what is stored")
     return p
 

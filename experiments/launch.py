@@ -137,7 +137,8 @@ class Launch:
             words = words if words.startswith("not run") else f"failed - {words}"
         if found.seconds:
             self.seconds.append(found.seconds)
-            words += f" ({found.seconds:.0f} s, about {self.time_left()} left)"
+            left = f", about {self.time_left()} left" if self.number + 1 < self.total else ""
+            words += f" ({found.seconds:.0f} s{left})"
         self.number += 1
         self.say(f"[{self.number}/{self.total}] {name}: {words}")
         return True

@@ -17,11 +17,11 @@ def listing(plugins=(), root=""):
     sets = datasets.known(root)
     own = sorted(set(DATASET_REGISTRY.registered_names()) - {name for name, _ in sets})
     tables = [
-        ("Methods (--trainer)", methods),
+        ("Methods", methods),
         ("Protocols", [(name, p.summary) for name, p in PROTOCOLS.items()]),
-        ("Data sets (--dataset)", sets + [(n, first_line(DATASET_REGISTRY.get(n))) for n in own]),
-        ("Backbones (--backbone)", backbones.known()),
-        ("Language models (--llm)", knowledge.known()),
+        ("Data sets", sets + [(n, first_line(DATASET_REGISTRY.get(n))) for n in own]),
+        ("Backbones", backbones.known()),
+        ("Language models", knowledge.known()),
     ]
     return "\n\n".join(f"{title}\n{tabulate(rows, tablefmt='plain')}" for title, rows in tables)
 

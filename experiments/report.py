@@ -156,5 +156,5 @@ def _write(groups, folder, sources, metrics=(), wanted=tuple(formats.FORMATS), l
     write_text("\n".join(lines), folder / "report.md")
     page.write(folder, made, groups, [content for _, content in together])
     written = (folder / name for name in ("index.html", "report.md", "methods.md"))
-    print(f"{len(made)} tables. Written: {', '.join(map(str, written))}")
+    print(f"{len(made)} table{'' if len(made) == 1 else 's'}. Written: {', '.join(map(str, written))}")
     return 0

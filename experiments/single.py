@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dassl.utils.errors import ConfigError
+from dassl.utils.flags import Parser
 from dassl.utils.io import sha256_file
 
 DESCRIPTION = """Train (or only evaluate) one method on one data set with one seed.
@@ -34,32 +35,34 @@ FLAGS = {
 def add_arguments(p):
     p.add_argument("--spec", nargs="+", metavar="FILE", help="runs that `cilmp study` wrote down; no other flag counts")
     p.add_argument("--list", action="store_true", help="methods, data sets, backbones and LLMs, one line each")
-    p.add_argument("--root", default=None, help="where data sets live (default: $DATA, else data/)")
-    p.add_argument("--output-dir", default=None, help="default: a folder by the settings under $OUTPUT, else output/")
-    p.add_argument("--resume", default=None, help="folder to resume from")
-    p.add_argument("--seed", type=int, default=None, help="negative: unseeded")
-    p.add_argument("--source-domains", nargs="+", default=None)
-    p.add_argument("--target-domains", nargs="+", default=None)
-    p.add_argument("--transforms", nargs="+", default=None)
-    p.add_argument("--config-file", default=None, help="method configuration")
-    p.add_argument("--dataset-config-file", default=None)
-    p.add_argument("--dataset", default=None, help="data set name, instead of a configuration file")
-    p.add_argument("--trainer", default=None)
-    p.add_argument("--backbone", default=None)
-    p.add_argument("--head", default=None, help="for plugins: no method here reads it")
-    p.add_argument("--llm", default=None, help="language model whose representations are read")
-    p.add_argument("--plugin", action="append", default=[], help="FILE.py or module with your own trainer or reader")
-    p.add_argument("--eval-only", action="store_true")
-    p.add_argument("--model-dir", default="", help="run folder to load for --eval-only")
-    p.add_argument("--load-epoch", type=int, default=None)
+    p.add_argument("--root", default=None, metavar="DIR", help="where data sets live (default: $DATA, else data/)")
+    p.add_argument("--output-dir", default=None, metavar="DIR",
+                   help="default: a folder by the settings under $OUTPUT, else output/")
+    p.add_argument("--resume", default=None, metavar="DIR", help="folder to resume from")
+    p.add_argument("--seed", type=int, default=None, metavar="N", help="negative: unseeded")
+    p.add_argument("--source-domains", nargs="+", default=None, metavar="NAME", help="for readers of several domains")
+    p.add_argument("--target-domains", nargs="+", default=None, metavar="NAME", help="likewise")
+    p.add_argument("--transforms", nargs="+", default=None, metavar="NAME", help="what is done to training images")
+    p.add_argument("--config-file", default=None, metavar="FILE", help="method configuration")
+    p.add_argument("--dataset-config-file", default=None, metavar="FILE", help="data set configuration")
+    p.add_argument("--dataset", default=None, metavar="NAME", help="data set name, instead of a configuration file")
+    p.add_argument("--trainer", default=None, metavar="NAME", help="the method")
+    p.add_argument("--backbone", default=None, metavar="NAME", help="a backbone of `cilmp list`")
+    p.add_argument("--head", default=None, metavar="NAME", help="for plugins: no method here reads it")
+    p.add_argument("--llm", default=None, metavar="NAME", help="language model whose representations are read")
+    p.add_argument("--plugin", action="append", default=[], metavar="FILE",
+                   help="FILE.py or module with your own trainer or reader")
+    p.add_argument("--eval-only", action="store_true", help="test what --model-dir holds")
+    p.add_argument("--model-dir", default="", metavar="DIR", help="run folder to load for --eval-only")
+    p.add_argument("--load-epoch", type=int, default=None, metavar="N",
+                   help="its checkpoint of this epoch (default: the last)")
     p.add_argument("--no-train", action="store_true", help="build everything, train and test nothing")
     p.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ...")
     return p
 
 
 def parser(prog=None):
-    form = argparse.RawDescriptionHelpFormatter
-    return add_arguments(argparse.ArgumentParser(prog, description=DESCRIPTION, formatter_class=form))
+    return add_arguments(Parser(prog, DESCRIPTION))
 
 
 def spec_of(args):
@@ -87,7 +90,7 @@ def spec_of(args):
     cfg.DATASET.ROOT = os.path.abspath(os.path.expanduser(root)) if root else ""
     for key, value in (("--trainer", cfg.TRAINER.NAME), ("--dataset", cfg.DATASET.NAME)):
         if not value:
-            raise ConfigError(f"give {key} (see python train.py --list)")
+            raise ConfigError(f"give {key} (see cilmp list)")
     if own_base(cfg, cfg.TRAINER.NAME).RUN.get("CHECKOUT") != cfg.RUN.get("CHECKOUT"):
         raise ConfigError(f"{cfg.TRAINER.NAME} is of a checkout, with keys of its own: name it with --trainer")
     cfg.freeze()

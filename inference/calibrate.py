@@ -29,12 +29,13 @@ Writes calibration.json into the run's folder, which `cilmp predict` and `cilmp 
 def parser():
     p = parser_of("calibrate", DESCRIPTION)
     p.add_argument("run", metavar="RUN|OUTPUT", help="folder of a finished run, or one with many below it")
-    p.add_argument("--level", type=float, default=0.9, help="share of new patients whose set holds the true class")
+    p.add_argument("--level", type=float, default=0.9, metavar="SHARE",
+                   help="share of new patients whose set holds the true class")
     p.add_argument("--method", default="lac", choices=conformal.METHODS, help="of the sets; class: level in each class")
     p.add_argument("--calibrate", default="", metavar="CSV", help="labelled images of your own in place of val")
-    p.add_argument("--seed", type=int, default=0, help="of the choice of one image a patient")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice of one image a patient")
     p.add_argument("--no-unlike", action="store_true", help="no flag for unlike images: needs no images, no model")
-    p.add_argument("--root", default="", help="where the data set lies now (default: where it was)")
+    p.add_argument("--root", default="", metavar="DIR", help="where the data set lies now (default: where it was)")
     add_places(p)
     return p
 

@@ -20,10 +20,10 @@ def parser():
     p = parser_of("predict", DESCRIPTION)
     p.add_argument("run", metavar="RUN", help="folder of a finished run (it holds results.json) or of a bundle, "
                    "or hub:USER/NAME of one")  # fmt: skip
-    p.add_argument("images", nargs="+", metavar="IMAGE|FOLDER|CSV")
+    p.add_argument("images", nargs="+", metavar="IMAGE|FOLDER|CSV", help="as many as you like")
     p.add_argument("--out", default="", metavar="FILE", help="write .csv, .json or .jsonl (default: print a table)")
-    p.add_argument("--column", default="", help="of a table: the column that holds the files")
-    p.add_argument("--batch-size", type=int, default=32, help="images at once")
+    p.add_argument("--column", default="", metavar="NAME", help="of a table: the column that holds the files")
+    p.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at once")
     add_places(p)
     return p
 
@@ -31,7 +31,7 @@ def parser():
 def add_places(p, device=True):
     """Words for where a run is used: the device, and what may lie elsewhere than where it was trained."""
     if device:
-        p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+        p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: CUDA where it is")
     p.add_argument("--weights", default="", metavar="FILE", help="the backbone's weights, where they lie elsewhere now")
     p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="the run's own method, likewise")
 

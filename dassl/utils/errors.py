@@ -33,7 +33,7 @@ class ConfigError(UserError):
 
 
 SHOWN = 8  # names of an unknown_name
-LISTED = ("trainer", "dataset", "backbone", "LLM")  # what `train.py --list` prints
+LISTED = ("trainer", "dataset", "backbone", "LLM")  # what `cilmp list` prints
 
 
 def unknown_name(kind, name, known, remedy=""):
@@ -52,7 +52,7 @@ def unknown_name(kind, name, known, remedy=""):
     shown = known if len(known) <= SHOWN else list(dict.fromkeys([*near, *known]))[:SHOWN]
     listing = ", ".join(shown) if shown else "none"
     if len(known) > SHOWN:
-        listing += f" and {len(known) - SHOWN} more" + ("; see python train.py --list" if kind in LISTED else "")
+        listing += f" and {len(known) - SHOWN} more" + ("; see cilmp list" if kind in LISTED else "")
     if remedy and not remedy.endswith("."):  # a command, say, which a full stop would change
         remedy += ";"
     return UnknownName(" ".join(filter(None, [reason, remedy, f"Known: {listing}."])))

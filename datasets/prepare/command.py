@@ -9,46 +9,47 @@ Official partitions are kept; otherwise images are split 70/10/20 by class, seed
 (lesion, slide ...) in one part. `val` is never part of the test set. Stopped half way, the same command goes on.
 """
 
-import argparse
 import math
 import re
 from pathlib import Path
 from shlex import quote
 
-from cilmp.datasets.locate import canonical, data_root, prepare_command
+from cilmp.datasets.locate import ROOT_HELP, canonical, data_root, prepare_command
 from cilmp.datasets.prepare import own
 from cilmp.datasets.prepare.files import need_root
 from cilmp.datasets.prepare.run import Options, counts, make, table
 from cilmp.datasets.split_file import PARTS, safe_path
 from cilmp.datasets.tables import TABLE
 from dassl.utils.errors import UserError
+from dassl.utils.flags import Parser
 
 OWN = ("folder", "csv", "dicom")
 
 
 def arguments(argv=None):
-    p = argparse.ArgumentParser("cilmp prepare", description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser("cilmp prepare", __doc__)
     p.add_argument("dataset", metavar="NAME", help="folder, csv, dicom, or a public set: " + ", ".join(TABLE.sets()))
-    p.add_argument("--raw", help="folder (or table) with the unpacked download")
-    p.add_argument("--root", default="", help="where data sets live (default: $DATA, else data/ here)")
+    p.add_argument("--raw", metavar="DIR", help="folder (or table) with the unpacked download")
+    p.add_argument("--root", default="", metavar="DIR", help=ROOT_HELP)
     p.add_argument("--name", help="name of your own set (folder, csv, dicom)")
-    p.add_argument("--seed", type=int, default=1, help="of the random partition")
+    p.add_argument("--seed", type=int, default=1, metavar="N", help="of the random partition")
     p.add_argument("--ratios", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="default 70 10 20")
-    p.add_argument("--group-regex", help="finds the patient id in a path: its brackets, or all it matches")
-    p.add_argument("--groups", help="table file,group (default: groups.csv in the raw folder); file names that fit one "
-                   "image are enough")
+    p.add_argument("--group-regex", metavar="REGEX",
+                   help="finds the patient id in a path: its brackets, or all it matches")
+    p.add_argument("--groups", metavar="FILE", help="table file,group (default: groups.csv in the raw "
+                   "folder); file names that fit one image are enough")
     p.add_argument("--copy", action="store_true", help="copy images instead of linking them")
     p.add_argument("--resize", type=int, default=0, metavar="N", help="shrink copies to N pixels (shorter side)")
-    p.add_argument("--modality", help='phrase for the LLM question, e.g. "chest X-ray image"')
-    p.add_argument("--note", help="words that travel with every table of this set")
+    p.add_argument("--modality", metavar="WORDS", help='phrase for the LLM question, e.g. "chest X-ray image"')
+    p.add_argument("--note", metavar="WORDS", help="words that travel with every table of this set")
     p.add_argument("--lateral", action="store_true", help="left and right mean something: never flip")
-    p.add_argument("--on-bad-image", choices=("error", "skip"), default="error", help="unreadable images")
+    p.add_argument("--on-bad-image", choices=("error", "skip"), default="error",
+                   help="unreadable images: stop and name them, or leave them out")
     p.add_argument("--no-verify", action="store_true", help="do not open every image first")
     p.add_argument("--group-duplicates", action="store_true",
                    help="your own set: keep near duplicates in one part (public sets without ids: always)")
     p.add_argument("--no-duplicates", action="store_true", help="public sets: do not")
-    p.add_argument("--workers", type=int, help="processes (default: all cores)")
+    p.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
     p.add_argument("--download", nargs="?", const=True, metavar="WHERE",
                    help="fetch the raw data where it is open, else say how; WHERE replaces the known address: "
                    "zenodo:RECORD, kaggle:OWNER/NAME, gdrive:FILE-ID or url:ADDRESS")
@@ -132,7 +133,7 @@ def report(name, raw, lists, split_path, args):
         print(f"warning: {line}")
     print(f"written: {split_path}")
     used = name if name in TABLE else split_path.parent.name
-    print(f"use it:  DATA={quote(str(split_path.parent.parent))} bash scripts/cilmp/few_shot.sh {quote(used)}")
+    print(f"use it:  cilmp run few_shot CILMP {quote(used)} --data {quote(str(split_path.parent.parent))}")
 
 
 def differing(name, raw, lists):

@@ -189,7 +189,7 @@ def test_an_unknown_name_says_why_first_then_how_then_a_few():
     text = str(unknown_name("dataset", "busy", names, "Make one with: cilmp prepare."))
     assert text.startswith("unknown dataset 'busy' - did you mean 'busi'? Make one with: cilmp prepare.")
     assert text.index("Make one") < text.index("Known: busi, set00") and "and 54 more" in text
-    assert "python train.py --list" in text and len(text) < 300
+    assert "see cilmp list" in text and len(text) < 300
     few = str(unknown_name("schedule", "cosin", ["single", "cosine"]))
     assert few == "unknown schedule 'cosin' - did you mean 'cosine'? Known: cosine, single."
-    assert "--list" not in str(unknown_name("open_clip model", "x", names))
+    assert "cilmp list" not in str(unknown_name("open_clip model", "x", names))

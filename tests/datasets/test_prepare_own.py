@@ -234,6 +234,7 @@ def test_the_script_end_to_end(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "grouped by: regular expression '(p\\d+)_' on the path; 20 of 20 images have an id, 5 groups" in done.stdout
     assert "written:" in done.stdout and "warning" not in done.stdout
+    assert f"use it:  cilmp run few_shot CILMP mine --data '{tmp_path / 'my data'}'\n" in done.stdout, "from any folder"
     info = datasets.info("mine", tmp_path / "my data")
     assert info.modality == "knee X-ray" and info.source_note == "trial"
     assert info.phrases()["a"] == "a in a knee X-ray"
