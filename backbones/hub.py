@@ -111,5 +111,5 @@ def unavailable(name, why):
     """The one line that says what to set instead."""
     return UserError(
         f"the weights of backbone {name} are not on this machine and {why}: set BACKBONE=demo (it ships with the "
-        f"repository), or give a checkpoint file you have with MODEL.BACKBONE.WEIGHTS"
+        f"repository), or give a checkpoint file you have with WEIGHTS (MODEL.BACKBONE.WEIGHTS)"
     )

@@ -172,9 +172,12 @@ class Request:
     @staticmethod
     def _seeds(words):
         """Whole numbers from 0 on, without repetition; none = 1 2 3."""
-        if bad := [w for w in words if not _is_number(w)]:
-            raise ConfigError(f"seed {bad[0]!r}: the first word is the data set, further ones are seeds (0, 1, 2 ...)")
-        return list(dict.fromkeys(map(int, words))) or [1, 2, 3]
+        found, bad = seeds_of(words)
+        if bad:
+            raise ConfigError(
+                f"seed {bad[0]!r}: the first word is the data set, further ones are seeds (0, 1, 2 ... or 1-5)"
+            )
+        return list(dict.fromkeys(found)) or [1, 2, 3]
 
     @staticmethod
     def _hparams(word):
@@ -364,6 +367,18 @@ def _listed(names):
     """Names in words: A, B and C."""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def seeds_of(words):
+    """([seed], [word that is none]) of words; "1-3" is 1, 2, 3 and commas part too."""
+    found, bad = [], []
+    for word in filter(None, ",".join(map(str, words)).split(",")):
+        first, dash, last = word.partition("-")
+        if _is_number(first) and (_is_number(last) and int(first) <= int(last) if dash else True):
+            found += range(int(first), int(last or first) + 1)
+        else:
+            bad.append(word)
+    return found, bad
 
 
 def _is_number(text):

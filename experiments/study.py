@@ -19,7 +19,7 @@ from .collect import records
 from .driver import finish
 from .launch import Launch, finished, problems
 from .reads import Reads
-from .settings import CONFIGS, Request, base_config, every_method, paths, words
+from .settings import CONFIGS, Request, base_config, every_method, paths, seeds_of, words
 from .slurm import FLAGS, Slurm
 from .workers import Pool, kind, measured
 
@@ -147,7 +147,12 @@ def study_of(tree, source, name="study"):
         raise unknown_name(f"key of a study ({source})", unknown[0], KEYS)
     lists = {key: _words(tree[key], key, source) for key in LISTS if key in tree}
     if "seeds" in lists:
-        lists["seeds"] = _numbers(lists["seeds"], source)
+        seeds, bad = seeds_of(lists["seeds"])
+        if bad:
+            raise ConfigError(
+                f"{source}: seeds: {bad[0]!r} is no seed; write whole numbers (0, 1 ...) or a range, 1-5"
+            )
+        lists["seeds"] = list(map(str, seeds))
     found = [{str(key): _listed(v) for key, v in grid.items()} for grid in grids(tree.get("set"))]
     if empty := [key for grid in found for key, values in grid.items() if not values]:
         raise ConfigError(f"{source}: set: {empty[0]} has no value; give at least one, or leave the key out")
@@ -220,17 +225,6 @@ def _listed(value):
     if isinstance(value, (list, tuple)):
         return [str(v) for v in value]
     return words(str(value)) if isinstance(value, str) else [] if value is None else [str(value)]
-
-
-def _numbers(texts, source):
-    """"1-3" as 1, 2, 3; commas part too."""
-    found = []
-    for text in filter(None, ",".join(texts).split(",")):
-        ends = text.split("-")
-        if len(ends) > 2 or not all(e.isascii() and e.isdigit() for e in ends) or int(ends[0]) > int(ends[-1]):
-            raise ConfigError(f"{source}: seeds: {text!r} is no seed; write whole numbers (0, 1 ...) or a range, 1-5")
-        found += map(str, range(int(ends[0]), int(ends[-1]) + 1))
-    return found
 
 
 def presets():

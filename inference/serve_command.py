@@ -25,7 +25,7 @@ def parser():
     p = parser_of("serve", DESCRIPTION)
     p.add_argument("runs", nargs="+", metavar="RUN", help="folders of finished runs, or bundles; several side by side")
     p.add_argument("--host", default="127.0.0.1", help="whom to listen to (default: this machine alone)")
-    p.add_argument("--port", type=int, default=7860)
+    p.add_argument("--port", type=int, default=7860, help="where it listens")
     p.add_argument("--token", default="", help="password of user cilmp (default: a new one where others can ask)")
     p.add_argument("--among", nargs="+", default=[], metavar="FOLDER|CSV",
                    help="the training images, to show those nearest to an image")  # fmt: skip

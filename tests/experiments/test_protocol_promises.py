@@ -140,8 +140,10 @@ def test_what_the_variables_mean():
                                 ("full", {"HPARAMS": "x"})):  # fmt: skip
         with pytest.raises(ConfigError, match=next(iter(variables))):
             Request(protocol, "CoOp", "busi", [], variables)
-    with pytest.raises(ConfigError, match="further ones are seeds"):
-        Request("full", "CoOp", "busi", ["one"], {})
+    assert Request("full", "CoOp", "busi", ["1-3,7", "2"], {}).seeds == [1, 2, 3, 7]
+    for word in ("one", "3-1", "1-", "-1", "1-2-3", "²"):
+        with pytest.raises(ConfigError, match="further ones are seeds"):
+            Request("full", "CoOp", "busi", [word], {})
 
 
 @pytest.mark.parametrize(
