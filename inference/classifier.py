@@ -175,6 +175,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         plugin = [self.plugin] if isinstance(self.plugin, (str, os.PathLike)) else self.plugin
         plugin = [str(p) for p in plugin]
         opts = {"TEST.NO_TEST": True, "USE_CUDA": self.device != "cpu"} | dict(self.opts or {})
+        if opts["TEST.NO_TEST"] is not True:
+            raise UserError("opts: TEST.NO_TEST: fit has no images to test on, leave it out; score(X, y) tests")
         asked = {"BACKBONE": self.backbone, "WEIGHTS": self.weights, "LLM": self.llm, "CFG": self.cfg,
                  "EPOCHS": self.epochs or "", "PLUGIN": shlex.join(plugin),
                  "OPTS": shlex.join(str(word) for pair in opts.items() for word in pair)}  # fmt: skip

@@ -111,12 +111,20 @@ def _facts(model, with_backbone):
     }
 
 
+def _is_there(path):
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # too long, or no path at all
+        return False
+
+
 def _without_places(value):
-    """The same without folders of this machine, which may hold names: of absolute paths the last part stays."""
+    """The same without folders of this machine, which may hold names: of paths the last part stays. Names of models
+    have strokes too, so a relative path is one that leads somewhere."""
     if isinstance(value, dict):
         return {key: _without_places(v) for key, v in value.items()}
     if isinstance(value, list):
         return [_without_places(v) for v in value]
-    if isinstance(value, str) and value.startswith(("/", "~")):
+    if isinstance(value, str) and (value.startswith(("/", "~", "./", "../")) or ("/" in value and _is_there(value))):
         return Path(value).name
     return value

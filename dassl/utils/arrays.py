@@ -50,7 +50,8 @@ def image_shape(path, part):
     if len(shape) not in (3, 4) or shape[1] != shape[2] or shape[3:] not in ((), (1,), (3,)):
         raise UserError(f"{what}; {REMEDY}")
     if dtype != np.uint8:
-        raise UserError(f"{what}; {REMEDY}: save them as 0..255, e.g. (255 * x).round().astype('uint8') of 0..1")
+        raise UserError(f"{what}; {REMEDY}: save them as 0..255, e.g. (x * 255).round().astype('uint8') of "
+                        "0..1, (x / 257).round().astype('uint8') of 0..65535")
     return shape[0], shape[1]
 
 

@@ -13,7 +13,7 @@ import torch
 import cilmp
 from cilmp.__main__ import main
 from cilmp.inference import bundle
-from cilmp.inference.export import export
+from cilmp.inference.export import _without_places, export
 from cilmp.tests.inference.runs import NAMES, finished_run
 from dassl.utils.errors import UserError
 from dassl.utils.io import sha256_file, sha256_of
@@ -152,3 +152,13 @@ def test_where_it_may_not_go(run, tmp_path, capsys):
     with pytest.raises(UserError, match="USER/NAME"):
         main(["export", str(run[0]), str(tmp_path / "b"), "--push", "me"])
     assert [p.name for p in tmp_path.iterdir()] == ["full"], "nothing half-written"
+
+
+def test_no_folder_of_this_machine_travels(tmp_path, monkeypatch):
+    """Names of models have strokes, too: what leads nowhere stays."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mrs_smith").mkdir()
+    (tmp_path / "mrs_smith" / "w.pt").write_text("")
+    there = ["mrs_smith/w.pt", "./w.pt", "../mrs_smith/w.pt", str(tmp_path / "w.pt"), "~/w.pt"]
+    stay = ["ViT-B/16", "timm/vit_base_patch16_clip_224.openai", "red and/or blue", "x/" * 5000, 7, None]
+    assert _without_places({"a": there, "b": [stay]}) == {"a": ["w.pt"] * 5, "b": [stay]}

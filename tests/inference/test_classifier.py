@@ -180,3 +180,8 @@ def test_what_cannot_be_fitted_is_said(images):
         classifier().fit([*paths[1:], "gone.png"], labels)
     with pytest.raises(UserError, match="one path"):
         classifier().fit(paths[0], labels)
+
+
+def test_a_fit_has_nothing_to_test_on(images):
+    with pytest.raises(UserError, match="TEST.NO_TEST"):
+        classifier(opts={"TEST.NO_TEST": False}).fit(*images)
