@@ -183,5 +183,5 @@ def test_what_cannot_be_fitted_is_said(images):
 
 
 def test_a_fit_has_nothing_to_test_on(images):
-    with pytest.raises(UserError, match="TEST.NO_TEST"):
+    with pytest.raises(UserError, match=r"TEST\.NO_TEST"):
         classifier(opts={"TEST.NO_TEST": False}).fit(*images)
