@@ -84,7 +84,8 @@ def test_help_says_the_default(word, flag, default, capsys, monkeypatch):
 
 def test_the_time_left_is_told_while_runs_are_left(tmp_path, capsys):
     runs = launch.Launch([], tmp_path)
-    runs.total = 2
+    runs.total, spec = 2, object()
+    runs.names = {id(spec): "run"}
     for _ in range(2):
-        runs.settled("run", launch.Outcome("done", "fine", 3.0))
+        runs.settled(spec, launch.Outcome("done", "fine", 3.0))
     assert capsys.readouterr().out == "[1/2] run: fine (3 s, about 0:00:03 left)\n[2/2] run: fine (3 s)\n"

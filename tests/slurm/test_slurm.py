@@ -83,7 +83,7 @@ def test_a_task_without_its_data_is_named_and_the_rest_goes_on(slurm, study):
 
 def test_a_task_that_is_requeued_resumes_and_gives_the_same(slurm, study):
     root, start = study
-    words = ("--methods", "CoOp", "--datasets", "first", "--seeds", "1", "--epochs", "400", "--cpus", "1")
+    words = ("--methods", "CoOp", "--datasets", "first", "--seeds", "1", "--epochs", "1500", "--cpus", "1")
     process = start(*words, OUTPUT=str(root / "whole"))
     assert ended(process)[0] == 0
     process = start(*words)
