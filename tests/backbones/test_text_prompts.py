@@ -319,7 +319,7 @@ def test_late_tokens_take_no_room():
 def test_dropout_acts_where_bert_trains_with_it(monkeypatch):
     """A stand-in for dropout that any place would show in: rows of both models go through it alike, or differ."""
 
-    def attention(q, k, v, attn_mask=None, dropout_p=0.0):
+    def attention(q, k, v, attn_mask=None, dropout_p=0.0, **_):
         scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~attn_mask, float("-inf"))
         return F.dropout(scores.softmax(-1), dropout_p) @ v
 
