@@ -3,6 +3,7 @@
 import importlib
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -21,6 +22,11 @@ def load_plugins(plugins):
         MissingFile: no such file or module. UserError: it raises, calls exit() or registers nothing; in its own words.
     """
     return [_load(str(plugin)) for plugin in plugins]
+
+
+def listed(plugins):
+    """One plugin or several, a path or text each, as a list of texts."""
+    return [str(p) for p in ([plugins] if isinstance(plugins, (str, os.PathLike)) else plugins)]
 
 
 def hash_of(plugin):

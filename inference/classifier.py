@@ -169,11 +169,11 @@ class Classifier(ClassifierMixin, BaseEstimator):
             val.clear()
 
     def _spec(self):
+        from cilmp.experiments.plugins import listed
         from cilmp.experiments.settings import Request, base_config
         from dassl.engine import TRAINER_REGISTRY
 
-        plugin = [self.plugin] if isinstance(self.plugin, (str, os.PathLike)) else self.plugin
-        plugin = [str(p) for p in plugin]
+        plugin = listed(self.plugin)
         opts = {"TEST.NO_TEST": True, "USE_CUDA": self.device != "cpu"} | dict(self.opts or {})
         if opts["TEST.NO_TEST"] is not True:
             raise UserError("opts: TEST.NO_TEST: fit has no images to test on, leave it out; score(X, y) tests")

@@ -1,9 +1,7 @@
 """A run's trainer, built again without its data: what stood in the data set is what the run kept of it."""
 
-from os import PathLike
-
 from cilmp.experiments import kept as keeping
-from cilmp.experiments.plugins import hash_of
+from cilmp.experiments.plugins import hash_of, listed
 from cilmp.experiments.reads import code_of
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils.errors import ConfigError, UserError
@@ -34,7 +32,7 @@ def config_of(folder, results, kept, device, weights, plugin, backbone=""):
     from dassl.config import set_key
 
     spec = results["spec"]
-    plugin = [str(p) for p in ([plugin] if isinstance(plugin, (str, PathLike)) else plugin)]
+    plugin = listed(plugin)
     if kept.get("code") and bundle.is_bundle(folder) and not plugin:
         raise UserError(f"{folder} is of a method of one's own, {spec['method']}, whose file is not in the bundle: "
                         f"give it with --plugin (in Python plugin=)")  # fmt: skip
